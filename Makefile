@@ -1,0 +1,64 @@
+# Everything a contributor types. Needs Python 3.11 or newer and make; all else goes into .venv and the user's cache.
+
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+FIND_PYTHON = for name in $(PYTHON) python3.11 python3.12 python3.13 python3.14 python3; do \
+	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$name"; break; }; done
+
+.PHONY: help setup demo test check fmt bench docs lock clean
+.DEFAULT_GOAL := help
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+setup: $(VENV)/.installed ## install everything: pinned packages, the engine, a small model
+	@$(BIN)/python -m tightrope.app.embedded
+
+demo: setup ## two tenants' workflows on real models and unequal replicas
+	@$(BIN)/tightrope demo $(ARGS)
+
+test: setup ## all tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.installed ## style, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fmt: $(VENV)/.installed ## put all files into the one format
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: setup ## the kept benchmarks; ARGS chooses among them
+	@$(BIN)/python -m tightrope.bench $(ARGS)
+
+docs: $(VENV)/.installed ## write the configuration's JSON Schema and check every document
+	$(BIN)/tightrope check --schema > docs/tightrope.schema.json
+	$(BIN)/python -m pytest tests/architecture/test_documents.py $(ARGS)
+
+$(VENV)/.installed: requirements/dev.txt pyproject.toml
+	@python=$$($(FIND_PYTHON)); \
+	if [ -z "$$python" ]; then echo "Tightrope needs Python 3.11 or newer, and none is on the PATH; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; fi; \
+	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV) || { rm -rf $(VENV); \
+	echo "$$python cannot make a virtual environment; install its venv module (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	@echo "tightrope: installing the pinned packages into $(VENV)" >&2
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes --requirement requirements/dev.txt
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# The lock is made with uv, from any environment that has it: make lock UV=/path/to/uv
+UV ?= uv
+PIN = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-annotate --no-header
+PARTS = src/tightrope/app/embedded_parts
+
+lock: ## pin every package anew, with hashes
+	$(PIN) pyproject.toml --output-file requirements/run.txt
+	$(PIN) pyproject.toml requirements/build.in --extra plot --extra dev --output-file requirements/dev.txt
+	for list in $(PARTS)/*.in; do $(PIN) --no-deps --emit-build-options "$$list" --output-file "$${list%.in}.txt" || exit 1; done
+
+clean: ## remove what was built and installed here; the user's cache stays
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
