@@ -1,0 +1,1 @@
+"""The vocabulary of Tightrope: frozen dataclasses and enums, standard library only."""
