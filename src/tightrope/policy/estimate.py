@@ -1,0 +1,151 @@
+"""What one call would take on one replica: lx, lq, lr, in milliseconds.
+
+Owns the latency model of a batching engine with chunked prefill and the questions that go with it: does the
+call fit, is there room now. What the replica is doing is `load.py`. Engine formulas are in milliseconds, runs
+count in seconds; `typical_s` is the only thing here that crosses over.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from tightrope.model.fleet import Estimate, Job, ReplicaView
+from tightrope.model.profile import Profile
+from tightrope.policy.load import (
+    EMPTY,
+    Load,
+    Standing,
+    is_memory_enough,
+    load_for,
+    memory_peak,
+    standing,
+    step_room,
+    waiting_ahead,
+)
+
+__all__ = [
+    "decode_ms",
+    "estimate",
+    "estimate_at",
+    "fits_at_all",
+    "has_room",
+    "has_slot",
+    "memory_peak",
+    "split",
+    "ttft_ms",
+    "typical_s",
+]
+
+
+def estimate(job: Job, view: ReplicaView, now_s: float) -> Estimate:
+    """What the call would take there if it were dispatched now, behind what goes first."""
+    return estimate_at(job, standing(view, now_s))
+
+
+def estimate_at(job: Job, now: Standing) -> Estimate:
+    """The same, for a replica whose standing is known already."""
+    return split(job, now.profile, load_for(job, now))
+
+
+def split(job: Job, profile: Profile, load: Load) -> Estimate:
+    """The estimate under this load, in parts: the same function on three loads.
+
+    `lx` on the empty replica; `lq` what the line in front adds to that; `lr` what the running calls add to
+    both. A call that is terminal counts until its first token, any other until its end.
+    """
+    ttft = ttft_ms(profile, load, job.prompt_tokens)
+    decode = decode_ms(profile, load, job.prompt_tokens, job.output_tokens)
+    whole = ttft if job.is_terminal else ttft + decode
+    alone = critical_ms(job, profile, EMPTY)
+    in_line = critical_ms(job, profile, load.without_running())
+    lq = max(0.0, in_line - alone)
+    return Estimate(lx=alone, lq=lq, lr=max(0.0, whole - alone - lq), ttft=ttft, decode=decode)
+
+
+def ttft_ms(
+    profile: Profile, load: Load, prompt_tokens: float, hit_tokens: float = 0.0, correction: float = 1.0
+) -> float:
+    """Milliseconds to the first token under this load.
+
+    `hit_tokens` of the prompt are in the replica's cache and need not be computed; `correction` scales the
+    computing by what was learned of this replica's prefill.
+    """
+    k = profile.coefficients
+    x = max(0.0, prompt_tokens - hit_tokens)
+    tokens = load.queued_tokens + x
+    steps = math.ceil(tokens / step_room(profile, load.decoding)) or 1
+    pairs = x * (hit_tokens + x / 2) + load.queued_pairs
+    step = k.a + k.h + k.b * load.decoding + k.c * load.context_tokens
+    return load.resid_ms + load.slot_ms + correction * (steps * step + k.d * tokens + k.e * pairs)
+
+
+def decode_ms(
+    profile: Profile, load: Load, prompt_tokens: float, output_tokens: float, correction: float = 1.0
+) -> float:
+    """Milliseconds from the first token to the last, among those that decode then; 0 for a single token."""
+    k = profile.coefficients
+    sequences = load.decoding + load.prefilling + load.waiting + 1
+    context = load.context_tokens + load.queued_context + prompt_tokens + output_tokens / 2
+    gap = k.a + k.h + k.b * sequences + k.c * context + load.prefill_ms
+    return correction * max(0.0, output_tokens - 1) * gap
+
+
+def critical_ms(job: Job, profile: Profile, load: Load) -> float:
+    """Milliseconds until the moment of this call that counts for the SLO."""
+    ttft = ttft_ms(profile, load, job.prompt_tokens)
+    if job.is_terminal:
+        return ttft
+    return ttft + decode_ms(profile, load, job.prompt_tokens, job.output_tokens)
+
+
+def fits_at_all(job: Job, profile: Profile) -> bool:
+    """Could an empty replica hold the prompt and the answer that memory is reserved for?"""
+    return job.prompt_tokens + job.output_high <= profile.kv_tokens
+
+
+def has_room(job: Job, view: ReplicaView, now_s: float) -> bool:
+    """Late binding: would the engine begin with this call at once, or nearly so?
+
+    A free sequence, memory to the end, and at most one step of prompt work in front of it and with it; a
+    prompt longer than a step goes when nothing is in front. An idle replica has room for all that fits.
+    """
+    return has_room_at(job, standing(view, now_s))
+
+
+def has_room_at(job: Job, now: Standing) -> bool:
+    """The same, for a replica whose standing is known already."""
+    if not fits_at_all(job, now.profile):
+        return False
+    if not now.running:
+        return True
+    ahead = waiting_ahead(job, now)
+    if now.running + len(ahead) >= now.profile.max_sequences:
+        return False
+    in_front = sum(now.prompt_left) + sum(call.prompt_tokens for call in ahead)
+    if in_front > 0 and in_front + job.prompt_tokens > now.profile.step_tokens:
+        return False
+    return is_memory_enough(job, now, ahead)
+
+
+def has_slot(job: Job, view: ReplicaView) -> bool:
+    """Early binding: a free sequence, and memory for all, as if no held call had made progress."""
+    held = [call for call in view.held if call.has_slot]
+    if len(held) >= view.profile.max_sequences:
+        return False
+    calls = [(float(call.prompt_tokens), call.output_tokens) for call in held]
+    calls.append((float(job.prompt_tokens), float(job.output_high)))
+    if sum(map(sum, calls)) <= view.profile.kv_tokens:  # never below the peak
+        return True
+    return memory_peak(calls) <= view.profile.kv_tokens
+
+
+def typical_s(
+    prompt_tokens: int, output_tokens: float, is_terminal: bool, profiles: Iterable[Profile]
+) -> float:
+    """t*: seconds such a call takes alone on the best of these cards; 0 without any."""
+    solo_ms = (
+        profile.solo_ttft_ms(prompt_tokens) if is_terminal else profile.solo_ms(prompt_tokens, output_tokens)
+        for profile in profiles
+    )
+    return min(solo_ms, default=0.0) / 1000
