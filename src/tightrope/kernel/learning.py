@@ -1,0 +1,101 @@
+"""What finished calls teach: lengths, durations, branches, and the outlook that is drawn from them.
+
+Owns when a template learns; what is learned and how is `policy/learn.py` and `policy/slack.py`.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+from tightrope.kernel.state import Call, Run, State, Template
+from tightrope.model.ids import StepId
+from tightrope.model.messages import Command, Wake, WakeAt, WakeKind
+from tightrope.model.outcome import Usage
+from tightrope.model.profile import Profile
+from tightrope.model.workflow import ModelCall, Node
+from tightrope.policy.slack import sample
+
+LEARN_EVERY_S = 5.0
+"""An outlook is drawn anew at most this often: it costs milliseconds, and one more run changes little."""
+LEARN_AFTER = 100
+"""New observations that make a new outlook worth its price; fewer suffice while there are few in all."""
+
+
+def note_model(state: State, run: Run, call: Call, usage: Usage, now_s: float) -> list[Command]:
+    """Learn from a finished model call; ask to be woken when enough was learned for a new outlook."""
+    template = run.template
+    template.learned.observe_model(call.step, call.piece.item.prompt_bytes, usage, call.max_tokens, now_s)
+    _note_inflation(state, call, usage, now_s)
+    seen = template.learned.observations
+    if template.wake_is_set or seen - template.learned_at < min(
+        LEARN_AFTER, max(8, template.learned_at // 2)
+    ):
+        return []
+    template.wake_is_set = True
+    wake = Wake(WakeKind.LEARN, template.workflow.id)
+    return [WakeAt(max(now_s, template.learned_s + LEARN_EVERY_S), wake)]
+
+
+def _note_inflation(state: State, call: Call, usage: Usage, now_s: float) -> None:
+    """How much longer the call took, from ready to end, than it would have alone on the pool's best card."""
+    if call.model is None:
+        return
+    alone_ms = [
+        profile.solo_ms(usage.prompt_tokens, max(1, usage.output_tokens))
+        for profile in state.pool_profiles(call.model)
+    ]
+    if alone_ms and min(alone_ms) > 0:
+        state.pool(call.model).inflation.observe(now_s - call.ready_s, min(alone_ms) / 1000)
+
+
+def note_code(run: Run, call: Call, now_s: float) -> None:
+    """Learn how long a code node takes."""
+    run.template.learned.observe_code(call.step, now_s - call.ready_s, now_s)
+
+
+def note_case(run: Run, step: StepId, case: str, now_s: float) -> None:
+    """Learn which branch is taken."""
+    run.template.learned.observe_case(step, case, now_s)
+
+
+def note_width(run: Run, step: StepId, width: int, now_s: float) -> None:
+    """Learn how wide a fan-out is."""
+    run.template.learned.observe_width(step, width, now_s)
+
+
+def learn(state: State, template: Template, now_s: float) -> None:
+    """Draw the template's outlook anew, always with the same random numbers, so that only knowledge changes it."""
+    best = {node.id: _best_profile(state, node) for node in template.workflow.nodes}
+    for is_ttft in (True, False):
+
+        def draw(step: StepId, rng: Random, is_ttft: bool = is_ttft) -> float:
+            is_terminal = is_ttft and step == template.workflow.output
+            inflation = _inflation(state, template, step)
+            return template.learned.draw_seconds(step, best.get(step), is_terminal, inflation, rng, now_s)
+
+        rng = Random(f"{state.settings.seed}/{template.workflow.id}")
+        outlook = sample(
+            template.workflow, is_ttft, draw, lambda s: template.learned.case_probabilities(s, now_s), rng
+        )
+        if is_ttft:
+            template.outlook_ttft = outlook
+        else:
+            template.outlook_e2e = outlook
+    template.learned_s = now_s
+    template.learned_at = template.learned.observations
+    template.wake_is_set = False
+
+
+def _inflation(state: State, template: Template, step: StepId) -> float:
+    found = template.workflow.step_by_id[step]
+    if isinstance(found, Node) and isinstance(found.work, ModelCall):
+        return state.pool(found.work.model).inflation.value
+    return 1.0
+
+
+def _best_profile(state: State, node: Node) -> Profile | None:
+    """The card on which a call of middling size would end first."""
+    if not isinstance(node.work, ModelCall):
+        return None
+    profiles = state.pool_profiles(node.work.model)
+    return min(profiles, key=lambda profile: (profile.solo_ms(512, 64), profile.accelerator), default=None)

@@ -1,0 +1,274 @@
+"""Placing calls: what a call is granted, its place in the line, and the walk along the line.
+
+Owns the step from "ready" to `Dispatch`. Which replica is best is asked of the router; what happens when the
+call fails is `runs.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from tightrope.kernel.state import Call, CallPhase, Piece, Pool, Run, State
+from tightrope.model.errors import TightropeBug
+from tightrope.model.fleet import HeldCall, Job, PoolView, ReplicaView, Routed
+from tightrope.model.ids import CallId, ModelName, StepId
+from tightrope.model.messages import Command, Dispatch, Slack, Wake, WakeAt, WakeKind
+from tightrope.model.profile import Profile
+from tightrope.model.workflow import ModelCall
+from tightrope.policy.estimate import typical_s
+from tightrope.policy.order import is_hopeless
+from tightrope.policy.slack import grant
+
+UNMEASURED_SILENCE_S = 60.0
+"""How long a replica that nobody profiled may be silent: nothing is known about its speed."""
+
+
+# --- a new attempt -------------------------------------------------------------------------------------
+
+
+def make_call(state: State, run: Run, step_id: StepId, piece: Piece, now_s: float) -> Call:
+    """A new attempt of an item: a model call enters the line of its pool, code is granted its budget at once."""
+    attempt = piece.tries
+    piece.tries += 1
+    call_id = CallId(f"{run.id}/{step_id}/{piece.index}.{attempt}")
+    work = run.node(step_id).work
+    is_model = isinstance(work, ModelCall)
+    call = Call(
+        id=call_id,
+        run=run.id,
+        step=step_id,
+        piece=piece,
+        attempt=attempt,
+        phase=CallPhase.WAITING if is_model else CallPhase.CODE,
+        ready_s=now_s,
+        slack=Slack(math.inf, math.inf, math.inf, 0.0),
+        is_reask=piece.was_reasked,
+    )
+    piece.call = call_id
+    state.calls[call_id] = call
+    run.calls.add(call_id)
+    if isinstance(work, ModelCall):
+        call.model = work.fallback if piece.on_fallback and work.fallback is not None else work.model
+        call.max_tokens = _cap(run, step_id, work)
+        enter_line(state, run, call, now_s)
+    else:
+        own_s = run.template.learned.code_seconds(step_id, now_s)
+        call.slack, _ = _grant(state, run, step_id, own_s, own_s, now_s)
+    return call
+
+
+def _cap(run: Run, step_id: StepId, work: ModelCall) -> int:
+    if step_id != run.output or run.output_tokens is None:
+        return work.max_tokens
+    return max(1, min(work.max_tokens, run.output_tokens))
+
+
+def enter_line(state: State, run: Run, call: Call, now_s: float) -> None:
+    """Grant the call what the run can afford now, and put it into the line of its pool."""
+    if call.model is None:
+        raise TightropeBug(f"{call.id} names no model")
+    item, learned = call.piece.item, run.template.learned
+    prompt_tokens = item.prompt_tokens or learned.prompt_tokens(call.step, item.prompt_bytes)
+    lengths = learned.lengths(call.step, call.max_tokens, now_s)
+    profiles = _profiles(state, call.model)
+    whole_s = typical_s(prompt_tokens, lengths.mean, False, profiles)
+    first_s = typical_s(prompt_tokens, lengths.mean, True, profiles)
+    call.slack, is_terminal = _grant(state, run, call.step, first_s, whole_s, now_s)
+    own_s = first_s if is_terminal else whole_s
+    call.job = Job(
+        call=call.id,
+        model=call.model,
+        prompt_tokens=prompt_tokens,
+        output_tokens=lengths.mean,
+        output_high=lengths.high,
+        ready_s=call.ready_s,
+        due_s=call.slack.due_s,
+        budget_s=call.slack.budget_s,
+        is_terminal=is_terminal,
+        is_hopeless=is_hopeless(call.slack.due_s, own_s, now_s),
+    )
+    state.enqueue(call)
+
+
+def _grant(
+    state: State, run: Run, step_id: StepId, first_s: float, whole_s: float, now_s: float
+) -> tuple[Slack, bool]:
+    """The tighter of the grants under the promises of the run; True when only the first token counts.
+
+    Without a promise the first token is what a reader waits for, so it counts as if there were one.
+    """
+    is_output = step_id == run.output
+    own_ttft_s = first_s if is_output else whole_s
+    outlook_ttft, outlook_e2e = run.template.outlook_ttft, run.template.outlook_e2e
+    if outlook_ttft is None or outlook_e2e is None:
+        raise TightropeBug(f"{run.template.workflow.id} has no outlook")
+    quantile = state.settings.quantile
+    ttft = grant(now_s, run.due_ttft_s, own_ttft_s, outlook_ttft, step_id, run.cases, quantile)
+    e2e = grant(now_s, run.due_e2e_s, whole_s, outlook_e2e, step_id, run.cases, quantile)
+    return (e2e, False) if e2e.due_s < ttft.due_s else (ttft, is_output)
+
+
+def _profiles(state: State, model: ModelName) -> list[Profile]:
+    return state.pool_profiles(model)
+
+
+def call_expectation_s(state: State, run: Run, call: Call) -> float:
+    """Seconds that one more attempt like this one is expected to take on the best card."""
+    if call.job is None or call.model is None:
+        return run.template.learned.code_seconds(call.step, call.ready_s)
+    job = call.job
+    return typical_s(job.prompt_tokens, job.output_tokens, job.is_terminal, _profiles(state, call.model))
+
+
+# --- the walk along the line ---------------------------------------------------------------------------
+
+
+def place(state: State, pool: Pool, now_s: float) -> list[Command]:
+    """Dispatch every waiting call that goes to a replica with room for it now.
+
+    A late-binding router looks at all replicas. A call whose best one is full stays in the line and is placed
+    there in thought, so that those behind it see the load it will be.
+    """
+    commands: list[Command] = []
+    if not pool.line:
+        return commands
+    view = state.pool_view(pool)
+    hopeless: list[Call] = []
+    for _, call_id in list(pool.line):
+        if not _has_free_slot(view):
+            break
+        call = state.calls[call_id]
+        if _turned_hopeless(state, call, now_s):
+            hopeless.append(call)
+            continue
+        view, dispatched = _place_one(state, pool, view, call, now_s)
+        commands += dispatched
+        if not dispatched and not state.router.is_late_binding:
+            break
+    return commands + _place_hopeless(state, pool, hopeless, now_s)
+
+
+def _has_free_slot(view: PoolView) -> bool:
+    return any(
+        sum(held.has_slot for held in replica.held) < replica.profile.max_sequences
+        for replica in view.replicas
+    )
+
+
+def _turned_hopeless(state: State, call: Call, now_s: float) -> bool:
+    """Whether the call, live until now, can no longer be on time anywhere."""
+    job = call.job
+    if job is None or job.is_hopeless or call.model is None:
+        return False
+    own_s = typical_s(job.prompt_tokens, job.output_tokens, job.is_terminal, _profiles(state, call.model))
+    return is_hopeless(job.due_s, own_s, now_s)
+
+
+def _place_hopeless(state: State, pool: Pool, calls: list[Call], now_s: float) -> list[Command]:
+    """Move calls that have become hopeless behind the live ones, and give them what room is left."""
+    if not calls:
+        return []
+    for call in calls:
+        state.dequeue(call)
+        if call.job is not None:
+            call.job = replace(call.job, is_hopeless=True)
+        state.enqueue(call)
+    return place(state, pool, now_s)
+
+
+def _place_one(
+    state: State, pool: Pool, view: PoolView, call: Call, now_s: float
+) -> tuple[PoolView, list[Command]]:
+    job = call.job
+    if job is None:
+        raise TightropeBug(f"{call.id} has no job to be placed with")
+    router = state.router
+    routed = router.choose(job, _without(view, call), now_s, state.rng)
+    if routed is None:
+        return view, []
+    chosen = next(replica for replica in view.replicas if replica.id == routed.replica)
+    held = HeldCall(
+        call=call.id,
+        prompt_tokens=job.prompt_tokens,
+        output_tokens=job.output_tokens,
+        dispatched_s=now_s,
+        due_s=job.due_s,
+        is_terminal=job.is_terminal,
+        is_hopeless=job.is_hopeless,
+        has_slot=router.room(job, chosen, now_s),
+    )
+    commands = _dispatch(state, pool, call, held, routed, now_s) if held.has_slot else []
+    return _with(view, chosen, held, len(commands) > 0), commands
+
+
+def _without(view: PoolView, call: Call) -> PoolView:
+    """The pool less the replicas that already failed this item, unless that would leave nobody."""
+    if not call.piece.avoid:
+        return view
+    others = tuple(replica for replica in view.replicas if replica.id not in call.piece.avoid)
+    return replace(view, replicas=others) if others else view
+
+
+def _with(view: PoolView, chosen: ReplicaView, held: HeldCall, is_dispatched: bool) -> PoolView:
+    """The pool as the next call in the line sees it."""
+    changed = replace(chosen, held=(*chosen.held, held))
+    replicas = tuple(changed if replica.id == chosen.id else replica for replica in view.replicas)
+    return replace(view, replicas=replicas, turn=view.turn + is_dispatched)
+
+
+def _dispatch(
+    state: State, pool: Pool, call: Call, held: HeldCall, routed: Routed, now_s: float
+) -> list[Command]:
+    replica = state.replicas[routed.replica]
+    state.dequeue(call)
+    call.phase = CallPhase.DISPATCHED
+    call.replica = routed.replica
+    call.dispatched_s = now_s
+    estimate = routed.offers[0].estimate
+    call.predicted_crit_ms = estimate.crit
+    state.hold(replica, held)
+    pool.turn += 1
+    run = state.runs[call.run]
+    profile = state.profile(pool.model, replica.spec.accelerator)
+    is_measured = (pool.model, replica.spec.accelerator) in state.profiles
+    commands: list[Command] = [
+        Dispatch(
+            call=call.id,
+            run=call.run,
+            step=call.step,
+            item=call.piece.index,
+            attempt=call.attempt,
+            replica=routed.replica,
+            model=pool.model,
+            max_tokens=call.max_tokens,
+            is_reask=call.is_reask,
+            idle_s=run.node(call.step).timeouts.idle_s or _idle_s(state, profile, is_measured),
+            waited_s=now_s - call.ready_s,
+            prompt_tokens=held.prompt_tokens,
+            output_tokens=held.output_tokens,
+            slack=replace(call.slack, slack_s=call.slack.due_s - now_s),
+            routed=routed,
+        )
+    ]
+    attempt_s = run.node(call.step).timeouts.attempt_s
+    if attempt_s is not None:
+        commands.append(WakeAt(now_s + attempt_s, Wake(WakeKind.CALL_ATTEMPT, call.id)))
+    silent_s = _silence_s(state, estimate.ttft / 1000, is_measured)
+    commands.append(WakeAt(now_s + silent_s, Wake(WakeKind.CALL_SILENT, call.id)))
+    return commands
+
+
+def _silence_s(state: State, predicted_s: float, is_measured: bool) -> float:
+    """How long silence can be explained: a long prompt is not a fault."""
+    if not is_measured:
+        return max(UNMEASURED_SILENCE_S, state.settings.silence_factor * predicted_s)
+    return max(state.settings.silence_s, state.settings.silence_factor * predicted_s)
+
+
+def _idle_s(state: State, profile: Profile, is_measured: bool) -> float:
+    """The same between two tokens: the worst step is one that is full of somebody else's prompt."""
+    full_ms = profile.coefficients.step_ms(
+        profile.max_sequences, profile.kv_tokens / 2, profile.step_tokens, profile.step_tokens**2 / 2
+    )
+    return _silence_s(state, full_ms / 1000, is_measured)

@@ -1,0 +1,443 @@
+"""The kernel's tables, and `check`, which asserts every invariant that holds between them.
+
+Owns what is remembered and the snapshots handed to policies. What changes it is `runs.py`, `placing.py` and
+`fleet.py`; nothing outside this package touches it.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
+from random import Random
+
+from tightrope.model.errors import TightropeBug
+from tightrope.model.fleet import (
+    Accelerator,
+    HeldCall,
+    Job,
+    PoolView,
+    ReplicaSpec,
+    ReplicaState,
+    ReplicaView,
+)
+from tightrope.model.ids import (
+    AcceleratorName,
+    CallId,
+    ModelName,
+    ReplicaId,
+    RunId,
+    StepId,
+    TenantId,
+    WorkflowId,
+)
+from tightrope.model.messages import Item, Slack
+from tightrope.model.outcome import Usage
+from tightrope.model.profile import Coefficients, Profile
+from tightrope.model.slo import Slo, Tenant
+from tightrope.model.workflow import Gather, Graph, Node, Workflow
+from tightrope.policy.learn import Inflation, Learned
+from tightrope.policy.order import line_key
+from tightrope.policy.route import Router
+from tightrope.policy.slack import Outlook
+
+
+@dataclass(frozen=True, slots=True)
+class KernelSettings:
+    """What an operator may choose. Written into the head of the journal, so that a replay decides alike.
+
+    `quantile` of the remaining time that latest finishes leave room for. `failovers` per item when replicas are
+    lost, and `retry_share` of active calls (at least 3) that may be repetitions at any moment. A call without
+    its first token is called stalled after max(`silence_s`, `silence_factor` x the predicted time).
+    """
+
+    router: str = "foresight"
+    quantile: float = 0.8
+    failovers: int = 2
+    retry_share: float = 0.1
+    silence_s: float = 5.0
+    silence_factor: float = 3.0
+    seed: int = 1
+
+
+class StepStatus(Enum):
+    """Where a step of a run is."""
+
+    WAITING = auto()
+    PREPARING = auto()
+    RUNNING = auto()
+    DONE = auto()
+    SKIPPED = auto()
+
+
+@dataclass(slots=True)
+class Piece:
+    """One item of a node: the tries it has had and the call that stands for it now."""
+
+    index: int
+    item: Item
+    call: CallId | None = None
+    tries: int = 0
+    retries: int = 0
+    failovers: int = 0
+    on_fallback: bool = False
+    was_reasked: bool = False
+    waits_for_retry: bool = False
+    is_settled: bool = False
+    has_result: bool = False
+    avoid: tuple[ReplicaId, ...] = ()
+
+
+@dataclass(slots=True)
+class Step:
+    """One node or switch of one run."""
+
+    status: StepStatus = StepStatus.WAITING
+    pieces: list[Piece] = field(default_factory=list)
+    started_s: float = 0.0
+    join_is_due: bool = False
+
+    def successes(self) -> int:
+        """Items that ended well."""
+        return sum(piece.has_result for piece in self.pieces)
+
+
+@dataclass(slots=True)
+class Template:
+    """A deployed workflow and what has been learned about it."""
+
+    workflow: Workflow
+    learned: Learned
+    outlook_ttft: Outlook | None = None
+    outlook_e2e: Outlook | None = None
+    learned_s: float = -math.inf
+    learned_at: int = 0
+    wake_is_set: bool = False
+
+    @property
+    def graph(self) -> Graph:
+        """The graph of the workflow."""
+        return self.workflow.graph
+
+
+@dataclass(slots=True)
+class Run:
+    """One execution of a workflow. `due_*_s` are moments on the kernel's clock, inf without a promise."""
+
+    id: RunId
+    tenant: TenantId
+    template: Template
+    slo: Slo
+    submitted_s: float
+    due_ttft_s: float
+    due_e2e_s: float
+    is_streamed: bool
+    output_tokens: int | None
+    steps: dict[StepId, Step]
+    cases: dict[StepId, str] = field(default_factory=dict)
+    calls: set[CallId] = field(default_factory=set)
+    usage: Usage = field(default_factory=Usage)
+    first_content_s: float | None = None
+    output_usage: Usage | None = None
+
+    def node(self, step: StepId) -> Node:
+        """The node of this name; a switch is not one."""
+        found = self.template.workflow.step_by_id[step]
+        if not isinstance(found, Node):
+            raise TightropeBug(f"{step} of {self.id} is a switch, not a node")
+        return found
+
+    @property
+    def output(self) -> StepId:
+        """The output node."""
+        return self.template.workflow.output
+
+
+class CallPhase(Enum):
+    """Where a call is."""
+
+    WAITING = auto()
+    DISPATCHED = auto()
+    STREAMING = auto()
+    CODE = auto()
+
+
+@dataclass(slots=True)
+class Call:
+    """One attempt of one item. `job` and `slack` are what the last decision about it used."""
+
+    id: CallId
+    run: RunId
+    step: StepId
+    piece: Piece
+    attempt: int
+    phase: CallPhase
+    ready_s: float
+    slack: Slack
+    max_tokens: int = 0
+    model: ModelName | None = None
+    job: Job | None = None
+    is_reask: bool = False
+    replica: ReplicaId | None = None
+    dispatched_s: float = 0.0
+    first_token_s: float | None = None
+    predicted_crit_ms: float = 0.0
+    line_key: tuple[object, ...] | None = None
+
+
+@dataclass(slots=True)
+class Replica:
+    """One replica: its life and its ledger, that is the calls it holds in order of dispatch."""
+
+    spec: ReplicaSpec
+    state: ReplicaState
+    is_planned: bool = True
+    max_sequences: int | None = None
+    held: dict[CallId, HeldCall] = field(default_factory=dict)
+    failures_in_a_row: int = 0
+    ejections: int = 0
+    restarts: int = 0
+    view: ReplicaView | None = None
+
+
+@dataclass(slots=True)
+class Pool:
+    """All replicas of one model and the line of calls that wait for them, sorted by `line_key`."""
+
+    model: ModelName
+    replicas: dict[ReplicaId, Replica] = field(default_factory=dict)
+    line: list[tuple[tuple[object, ...], CallId]] = field(default_factory=list)
+    turn: int = 0
+    inflation: Inflation = field(default_factory=Inflation)
+
+    def ready(self) -> list[Replica]:
+        """Replicas that may be given calls, in id order."""
+        return [
+            self.replicas[key]
+            for key in sorted(self.replicas)
+            if self.replicas[key].state is ReplicaState.READY
+        ]
+
+
+class State:
+    """Every table of the kernel. One object, no globals."""
+
+    def __init__(self, settings: KernelSettings, router: Router) -> None:
+        self.settings = settings
+        self.router = router
+        self.rng = Random(settings.seed)
+        self.tenants: dict[TenantId, Tenant] = {}
+        self.accelerators: dict[AcceleratorName, Accelerator] = {}
+        self.profiles: dict[tuple[ModelName, AcceleratorName], Profile] = {}
+        self.templates: dict[WorkflowId, Template] = {}
+        self.runs: dict[RunId, Run] = {}
+        self.calls: dict[CallId, Call] = {}
+        self.pools: dict[ModelName, Pool] = {}
+        self.replicas: dict[ReplicaId, Replica] = {}
+        self.draining: dict[ReplicaId, None] = {}
+        self.touched: dict[ModelName, None] = {}
+        self.runs_by_tenant: dict[TenantId, int] = {}
+        self.waiting_by_tenant: dict[TenantId, int] = {}
+        self.is_draining = False
+
+    # --- look-ups --------------------------------------------------------------------------------------
+
+    def pool(self, model: ModelName) -> Pool:
+        """The pool of a model, made empty when first asked for."""
+        if model not in self.pools:
+            self.pools[model] = Pool(model)
+        return self.pools[model]
+
+    def is_served(self, model: ModelName) -> bool:
+        """Whether some replica of the model exists or is on order."""
+        pool = self.pools.get(model)
+        return pool is not None and any(replica.is_planned for replica in pool.replicas.values())
+
+    def profile(self, model: ModelName, accelerator: AcceleratorName) -> Profile:
+        """What is believed about the pair; a cautious guess while nothing was measured."""
+        return self.profiles.get((model, accelerator)) or assumed_profile(model, accelerator)
+
+    def pool_profiles(self, model: ModelName) -> list[Profile]:
+        """Beliefs about each kind of card that serves the model, ready ones first, else all that are planned."""
+        pool = self.pools.get(model)
+        if pool is None:
+            return []
+        chosen = pool.ready() or [replica for replica in pool.replicas.values() if replica.is_planned]
+        return [
+            self.profile(model, name) for name in sorted({replica.spec.accelerator for replica in chosen})
+        ]
+
+    def pool_view(self, pool: Pool) -> PoolView:
+        """A snapshot of the replicas that may be given calls."""
+        return PoolView(pool.model, tuple(self._view(replica) for replica in pool.ready()), pool.turn)
+
+    def _view(self, replica: Replica) -> ReplicaView:
+        if replica.view is None:
+            profile = self.profile(replica.spec.model, replica.spec.accelerator)
+            if replica.max_sequences is not None and replica.max_sequences != profile.max_sequences:
+                profile = limited(profile, replica.max_sequences)
+            card = self.accelerators.get(replica.spec.accelerator)
+            replica.view = ReplicaView(
+                id=replica.spec.id,
+                model=replica.spec.model,
+                accelerator=replica.spec.accelerator,
+                profile=profile,
+                usd_per_h=card.usd_per_h if card else 0.0,
+                held=tuple(replica.held.values()),
+            )
+        return replica.view
+
+    def forget_views(self) -> None:
+        """A profile or a price changed: every snapshot is made anew."""
+        for replica in self.replicas.values():
+            replica.view = None
+
+    # --- the waiting line ------------------------------------------------------------------------------
+
+    def enqueue(self, call: Call) -> None:
+        """Put a waiting model call into its pool's line."""
+        if call.job is None or call.model is None:
+            raise TightropeBug(f"{call.id} has no job to wait with")
+        call.line_key = line_key(call.job, self.router.line)
+        insort(self.pool(call.model).line, (call.line_key, call.id))
+        self._count_waiting(call, 1)
+        self.touched[call.model] = None
+
+    def dequeue(self, call: Call) -> None:
+        """Take a waiting call out of its line."""
+        if call.line_key is None or call.model is None:
+            raise TightropeBug(f"{call.id} does not stand in a line")
+        line = self.pool(call.model).line
+        at = bisect_left(line, (call.line_key, call.id))
+        if at >= len(line) or line[at][1] != call.id:
+            raise TightropeBug(f"{call.id} is missing from the line of {call.model}")
+        del line[at]
+        call.line_key = None
+        self._count_waiting(call, -1)
+
+    def _count_waiting(self, call: Call, change: int) -> None:
+        tenant = self.runs[call.run].tenant
+        self.waiting_by_tenant[tenant] = self.waiting_by_tenant.get(tenant, 0) + change
+
+    # --- the ledger ------------------------------------------------------------------------------------
+
+    def hold(self, replica: Replica, held: HeldCall) -> None:
+        """Note a call, or a change of one, on its replica."""
+        replica.held[held.call] = held
+        replica.view = None
+
+    def hold_first_token(self, call: Call, now_s: float) -> None:
+        """The call's prompt is done; it decodes from now on."""
+        replica = self.replicas.get(call.replica) if call.replica else None
+        if replica is not None and call.id in replica.held:
+            self.hold(replica, replace(replica.held[call.id], first_token_s=now_s))
+
+    def release(self, call: Call) -> None:
+        """Forget a call on its replica; room there may serve somebody else."""
+        if call.replica is None:
+            return
+        replica = self.replicas.get(call.replica)
+        if replica is not None and replica.held.pop(call.id, None) is not None:
+            replica.view = None
+        if call.model is not None:
+            self.touched[call.model] = None
+
+    # --- invariants ------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Assert everything that must hold between two events. Raises TightropeBug naming what does not."""
+        for problem in self._broken():
+            raise TightropeBug(problem)
+
+    def _broken(self) -> Iterator[str]:
+        yield from self._broken_calls()
+        yield from self._broken_lines()
+        yield from self._broken_replicas()
+        yield from self._broken_runs()
+
+    def _broken_calls(self) -> Iterator[str]:
+        for call in self.calls.values():
+            run = self.runs.get(call.run)
+            if run is None or call.id not in run.calls:
+                yield f"{call.id} belongs to no run"
+            elif call.piece.call != call.id or call.piece not in run.steps[call.step].pieces:
+                yield f"{call.id} is not the current try of its item"
+            if (call.phase is CallPhase.WAITING) != (call.line_key is not None):
+                yield f"{call.id} is {call.phase.name} and its place in the line says otherwise"
+            if call.phase in (CallPhase.DISPATCHED, CallPhase.STREAMING):
+                replica = self.replicas.get(call.replica) if call.replica else None
+                if replica is None or call.id not in replica.held:
+                    yield f"{call.id} is dispatched and no replica holds it"
+
+    def _broken_lines(self) -> Iterator[str]:
+        for pool in self.pools.values():
+            if [key for key, _ in pool.line] != sorted(key for key, _ in pool.line):
+                yield f"the line of {pool.model} is out of order"
+            for _, call in pool.line:
+                if call not in self.calls or self.calls[call].phase is not CallPhase.WAITING:
+                    yield f"{call} stands in the line of {pool.model} and does not wait"
+        waiting = sum(call.phase is CallPhase.WAITING for call in self.calls.values())
+        if waiting != sum(self.waiting_by_tenant.values()):
+            yield "the count of waiting calls by tenant is wrong"
+        if waiting != sum(len(pool.line) for pool in self.pools.values()):
+            yield "some call waits in no line, or in two"
+
+    def _broken_replicas(self) -> Iterator[str]:
+        for replica in self.replicas.values():
+            if self.pools[replica.spec.model].replicas.get(replica.spec.id) is not replica:
+                yield f"{replica.spec.id} is not in the pool of {replica.spec.model}"
+            if (replica.state is ReplicaState.DRAINING) != (replica.spec.id in self.draining):
+                yield f"{replica.spec.id} is {replica.state} and the list of draining ones says otherwise"
+            if replica.state in (ReplicaState.STARTING, ReplicaState.LOST) and replica.held:
+                yield f"{replica.spec.id} is {replica.state} and holds calls"
+            for call in replica.held:
+                if call not in self.calls or self.calls[call].replica != replica.spec.id:
+                    yield f"{replica.spec.id} holds {call}, which is not there"
+
+    def _broken_runs(self) -> Iterator[str]:
+        counted: dict[TenantId, int] = {}
+        for run in self.runs.values():
+            counted[run.tenant] = counted.get(run.tenant, 0) + 1
+            if run.steps[run.output].status in (StepStatus.DONE, StepStatus.SKIPPED):
+                yield f"{run.id} has its answer and is not finished"
+            if not self._is_alive(run):
+                yield f"{run.id} waits for nothing and will never end"
+        if counted != {tenant: count for tenant, count in self.runs_by_tenant.items() if count}:
+            yield "the count of runs by tenant is wrong"
+
+    def _is_alive(self, run: Run) -> bool:
+        return bool(run.calls) or any(
+            step.status is StepStatus.PREPARING or any(piece.waits_for_retry for piece in step.pieces)
+            for step in run.steps.values()
+        )
+
+
+def assumed_profile(model: ModelName, accelerator: AcceleratorName) -> Profile:
+    """A cautious belief about a pair that nobody measured: a slow, small engine, the same on every card."""
+    guess = Coefficients(a=20.0, b=1.0, c=1e-3, d=1.0, e=0.0)
+    return Profile(model, accelerator, guess, step_tokens=2048, max_sequences=8, kv_tokens=65536)
+
+
+def limited(profile: Profile, max_sequences: int) -> Profile:
+    """The profile with the number of sequences that the engine itself reports."""
+    return replace(profile, max_sequences=max_sequences)
+
+
+def gather_of(run: Run, step: StepId) -> Gather | None:
+    """How the readers of a fan-out join it: the strictest of their rules, None when one wants every item."""
+    rules = [
+        need.gather
+        for reader in run.template.graph.readers_by_step[step]
+        for need in run.template.graph.needs_by_step[reader]
+        if step in need.any_of
+    ]
+    if not rules or any(rule is None or rule.minimum is None for rule in rules):
+        return None
+    known = [rule for rule in rules if rule is not None]
+    withins = [rule.within_s for rule in known]
+    return Gather(
+        minimum=max(rule.minimum or 0 for rule in known),
+        within_s=None if None in withins else max(within for within in withins if within is not None),
+    )
