@@ -1,0 +1,134 @@
+"""RunHandle: one run as its caller sees it, a stream of pieces and one end.
+
+Owns the buffer between engine and reader. What the pieces are and when they end is told by the driver.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+
+from tightrope.model.errors import TightropeError
+from tightrope.model.ids import RunId
+from tightrope.model.messages import FinishRun
+from tightrope.model.outcome import Outcome, Usage
+from tightrope.ports import Chunk
+
+BUFFER_BYTES = 256 * 1024
+"""What a slow reader may leave unread before the engine's stream is paused."""
+
+
+class RunFailed(TightropeError):
+    """The run ended without an answer; `finish` says how and where."""
+
+    def __init__(self, finish: FinishRun) -> None:
+        super().__init__(finish.message or finish.outcome.value)
+        self.finish = finish
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """A whole answer. `pieces` are the chunks of the output node in order, `finish` the end of the run."""
+
+    run: RunId
+    text: str
+    finish_reason: str
+    pieces: tuple[Chunk, ...]
+    finish: FinishRun
+
+
+class RunHandle:
+    """One submitted run. Pieces can be read once, by one reader; `result` reads them itself."""
+
+    def __init__(self, run: RunId, is_streamed: bool, cancel: Callable[[str], None]) -> None:
+        self.run = run
+        self.is_streamed = is_streamed
+        self.finish: FinishRun | None = None
+        self._cancel = cancel
+        self._pieces: deque[Chunk] = deque()
+        self._bytes = 0
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._timing: dict[str, float] = {}
+        self._error: TightropeError | None = None
+
+    # --- for the caller ------------------------------------------------------------------------------
+
+    async def pieces(self) -> AsyncIterator[Chunk]:
+        """The output as it comes. Raises RunFailed at the end if the run did not succeed."""
+        while True:
+            while self._pieces:
+                piece = self._pieces.popleft()
+                self._bytes -= len(piece.choices)
+                if self._bytes < BUFFER_BYTES:
+                    self._room.set()
+                yield piece
+            if self._error is not None:
+                raise self._error
+            if self.finish is not None:
+                break
+            self._news.clear()
+            await self._news.wait()
+        if self.finish.outcome is not Outcome.SUCCEEDED:
+            raise RunFailed(self.finish)
+
+    async def result(self) -> RunResult:
+        """The whole answer. Raises RunFailed if there is none."""
+        pieces = [piece async for piece in self.pieces()]
+        reasons = [piece.finish_reason for piece in pieces if piece.finish_reason is not None]
+        if self.finish is None:
+            raise TightropeError("the run has pieces and no end")
+        text = "".join(piece.text for piece in pieces)
+        return RunResult(self.run, text, reasons[-1] if reasons else "stop", tuple(pieces), self.finish)
+
+    def cancel(self, why: str) -> None:
+        """End the run; everything it holds is given back. Does nothing once it has ended."""
+        if self.finish is None and self._error is None:
+            self._cancel(why)
+
+    def timing_s(self) -> Mapping[str, float]:
+        """Where the time went so far, in seconds: `queue` in lines, `ttft` once there is a first content."""
+        return dict(self._timing)
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens of all calls of the run; complete at its end."""
+        return self.finish.usage if self.finish is not None else Usage()
+
+    # --- for the driver ------------------------------------------------------------------------------
+
+    def push(self, piece: Chunk) -> None:
+        """One more piece of the output."""
+        self._pieces.append(piece)
+        self._bytes += len(piece.choices)
+        if self._bytes >= BUFFER_BYTES:
+            self._room.clear()
+        self._news.set()
+
+    async def wait_for_room(self) -> None:
+        """Return when the reader has kept up."""
+        await self._room.wait()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the reader is behind by a whole buffer."""
+        return not self._room.is_set()
+
+    def note(self, name: str, seconds: float) -> None:
+        """Add to a named part of the time."""
+        self._timing[name] = self._timing.get(name, 0.0) + seconds
+
+    def end(self, finish: FinishRun) -> None:
+        """The run is over; nothing more will come."""
+        self.finish = finish
+        self._room.set()
+        self._news.set()
+
+    def fail(self, error: TightropeError) -> None:
+        """The runtime itself broke; nothing more will come."""
+        self._error = error
+        self._room.set()
+        self._news.set()
