@@ -1,0 +1,1 @@
+"""Everything foreign, one file per foreign thing; adapters translate and decide nothing."""

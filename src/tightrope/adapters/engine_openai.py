@@ -1,0 +1,448 @@
+"""Any OpenAI-compatible engine over HTTP: llama.cpp, vLLM, SGLang, hosted ones.
+
+Owns the translation of requests, streams, errors and facts. Sets no limit on how long an answer takes, and
+tries nothing twice. How events are cut out of the stream is `sse.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, suppress
+
+import aiohttp
+import msgspec
+
+from tightrope.adapters.sse import EventReader, EventTooLong
+from tightrope.model.errors import EngineFailed
+from tightrope.model.outcome import FailureKind, Usage
+from tightrope.ports import Chunk, EngineFacts, EngineRequest, Message
+
+CONNECT_LIMIT_S = 5.0
+EVENT_LIMIT_BYTES = 16 * 2**20
+
+_ERROR_BODY_BYTES = 64 * 1024
+_QUOTE_CHARACTERS = 300
+_ECHO_CHARACTERS = 24
+
+
+class OpenAIEngine:
+    """The engine behind one base address, like `http://127.0.0.1:8191/v1`. Any number of calls at once."""
+
+    def __init__(self, url: str, *, api_key: str | None = None) -> None:
+        self._url = url.rstrip("/")
+        self._root = self._url.removesuffix("/v1")
+        self._headers = {"Accept-Encoding": "identity"}
+        if api_key is not None:
+            self._headers["Authorization"] = f"Bearer {api_key}"
+        self._opened: aiohttp.ClientSession | None = None
+        self._has_tokenizer = True
+
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[Chunk, None]:
+        """Stream one answer. Closing the generator closes the connection at once, which cancels the request.
+
+        Raises EngineFailed; its message quotes the engine, never the prompt.
+        """
+        path = "/completions" if request.messages is None else "/chat/completions"
+        try:
+            response = await self._session().post(
+                self._url + path,
+                data=_body(request),
+                headers={"Content-Type": "application/json", "Accept": "text/event-stream"},
+                allow_redirects=False,
+            )
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._failed(error) from error
+        try:
+            await _refuse_errors(response, request)
+            async with aclosing(_chunks(response, request)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._failed(error) from error
+        finally:
+            # Also in the middle of an answer, which tells the engine that nobody reads it any more.
+            response.close()
+
+    async def count_tokens(self, text: str) -> int | None:
+        """Tokens of `text` by the engine's tokenizer, without special tokens; None where it offers none."""
+        if not self._has_tokenizer:
+            return None
+        # llama.cpp reads `content`, vLLM reads `prompt`; each ignores the other's field.
+        body = {"content": text, "prompt": text, "add_special_tokens": False}
+        try:
+            async with self._session().post(
+                f"{self._root}/tokenize", data=msgspec.json.encode(body), allow_redirects=False
+            ) as response:
+                if response.status in (400, 403, 404, 405, 422, 501):
+                    self._has_tokenizer = False
+                if response.status != 200:
+                    return None
+                counted = _decode_tokenized(await response.read())
+        except (aiohttp.ClientError, OSError, msgspec.MsgspecError):
+            return None
+        return len(counted.tokens) if counted.count is None else counted.count
+
+    async def facts(self) -> EngineFacts:
+        """What the engine says of itself. Raises EngineFailed(REPLICA_LOST) when it cannot be reached.
+
+        The digest is of the shape of the weights (parameters, size, quantisation), not of their values.
+        """
+        try:
+            model = _first_model(await self._get(f"{self._url}/models"))
+            props = _props(await self._get(f"{self._root}/props"))
+            build = props.build_info or _version(await self._get(f"{self._root}/version"))
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._failed(error) from error
+        settings = props.default_generation_settings
+        context = settings.n_ctx if settings is not None else None
+        return EngineFacts(
+            build=build,
+            digest=_shape_digest(model.meta),
+            max_sequences=props.total_slots,
+            context_tokens=context or model.max_model_len,
+        )
+
+    async def close(self) -> None:
+        """Close every connection; requests under way end with EngineFailed(REPLICA_LOST)."""
+        if self._opened is not None:
+            await self._opened.close()
+            self._opened = None
+
+    def _session(self) -> aiohttp.ClientSession:
+        if self._opened is None:
+            self._opened = aiohttp.ClientSession(
+                # A connection is never used twice. llama.cpp closes it after each stream without saying so, and
+                # others close idle ones: a request sent just then would look as if the replica had died.
+                connector=aiohttp.TCPConnector(limit=0, force_close=True),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_LIMIT_S),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers=self._headers,
+            )
+        return self._opened
+
+    async def _get(self, url: str) -> bytes | None:
+        async with self._session().get(url, allow_redirects=False) as response:
+            return await response.read() if response.status == 200 else None
+
+    def _failed(self, error: Exception) -> EngineFailed:
+        said = str(error) or type(error).__name__
+        if isinstance(error, aiohttp.ClientResponseError):
+            return _nonsense(
+                f"{self._url} answered with something that is not HTTP: {said[:_QUOTE_CHARACTERS]}"
+            )
+        return EngineFailed(
+            FailureKind.REPLICA_LOST, f"the connection to {self._url} failed: {said[:_QUOTE_CHARACTERS]}"
+        )
+
+
+# --- the request -----------------------------------------------------------------------------------------
+
+
+def _body(request: EngineRequest) -> bytes:
+    # Our own fields come last and win: an `extra` must not turn streaming or usage off.
+    body: dict[str, object] = {name: msgspec.Raw(value.encode()) for name, value in request.extra.items()}
+    body |= {
+        "model": request.model,
+        "max_tokens": request.max_tokens,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    if request.messages is None:
+        body["prompt"] = request.prompt or ""
+    else:
+        body["messages"] = [_message(message) for message in request.messages]
+    if request.temperature is not None:
+        body["temperature"] = request.temperature
+    if request.stop:
+        body["stop"] = request.stop
+    if request.schema is not None:
+        shape = {"name": "answer", "schema": msgspec.Raw(request.schema.encode()), "strict": True}
+        body["response_format"] = {"type": "json_schema", "json_schema": shape}
+    return msgspec.json.encode(body)
+
+
+def _message(message: Message) -> dict[str, object]:
+    content = msgspec.Raw(message.content.encode()) if message.is_json else message.content
+    further = {name: msgspec.Raw(value.encode()) for name, value in message.further.items()}
+    return {**further, "role": message.role, "content": content}
+
+
+# --- the stream ------------------------------------------------------------------------------------------
+
+
+# Not `| None`: msgspec takes a union of Raw and None for None alone.
+_NOTHING = msgspec.Raw(b"")
+
+
+class _PromptDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_tokens_details: _PromptDetails | None = None
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    tool_calls: list[msgspec.Raw] | None = None
+    function_call: msgspec.Raw = _NOTHING
+
+
+class _Choice(msgspec.Struct):
+    index: int = 0
+    delta: _Delta | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+
+
+class _Error(msgspec.Struct):
+    message: str = ""
+    type: str | None = None
+    code: int | str | None = None
+
+
+class _Frame(msgspec.Struct):
+    choices: msgspec.Raw = msgspec.Raw(b"[]")
+    usage: _Usage | None = None
+    error: _Error | str | None = None
+
+
+_decode_frame = msgspec.json.Decoder(_Frame).decode
+_decode_choices = msgspec.json.Decoder(list[_Choice]).decode
+
+
+async def _chunks(response: aiohttp.ClientResponse, request: EngineRequest) -> AsyncGenerator[Chunk, None]:
+    reader = EventReader(EVENT_LIMIT_BYTES)
+    is_finished = has_events = False
+    received_bytes = 0
+    try:
+        async for received in response.content.iter_any():
+            received_bytes += len(received)
+            for event in _events(reader, received):
+                has_events = True
+                if event.strip() == b"[DONE]":
+                    return
+                chunk = _chunk(event, request)
+                is_finished = is_finished or chunk.finish_reason is not None
+                yield chunk
+    except (aiohttp.ClientError, OSError):
+        # The answer was complete; only its closing marks are missing.
+        if is_finished:
+            return
+        raise
+    rest = reader.rest()
+    if rest is not None and rest.strip() == b"[DONE]":
+        return
+    if rest is not None and _is_json(rest):
+        chunk = _chunk(rest, request)
+        is_finished = is_finished or chunk.finish_reason is not None
+        yield chunk
+    if is_finished:
+        return
+    if received_bytes and not has_events and rest is None:
+        raise _nonsense("the engine answered with something that is no event stream")
+    raise EngineFailed(FailureKind.REPLICA_LOST, "the engine's answer broke off before its end")
+
+
+def _events(reader: EventReader, received: bytes) -> list[bytes]:
+    try:
+        return reader.feed(received)
+    except EventTooLong as error:
+        raise _nonsense(f"the engine's answer cannot be read: {error}") from error
+
+
+def _chunk(event: bytes, request: EngineRequest) -> Chunk:
+    try:
+        frame = _decode_frame(event)
+        raw = bytes(frame.choices)
+        if raw == b"null":
+            raw = b"[]"
+        choices = _decode_choices(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise _nonsense(f"the engine sent an event that is no piece of an answer: {error}") from error
+    if frame.error is not None:
+        raise _told_in_stream(frame.error, request)
+    first = next((choice for choice in choices if choice.index == 0), None)
+    return Chunk(
+        text=_text(first) if first is not None else "",
+        choices=raw,
+        is_content=any(_is_content(choice) for choice in choices),
+        finish_reason=first.finish_reason if first is not None else None,
+        usage=_usage(frame.usage),
+    )
+
+
+def _text(choice: _Choice) -> str:
+    if choice.text is not None:
+        return choice.text
+    return (choice.delta.content or "") if choice.delta is not None else ""
+
+
+def _is_content(choice: _Choice) -> bool:
+    delta = choice.delta
+    if delta is None:
+        return bool(choice.text)
+    spoken = delta.content or delta.reasoning_content or delta.reasoning or delta.refusal
+    return bool(choice.text or spoken or delta.tool_calls) or bytes(delta.function_call) not in (b"", b"null")
+
+
+def _usage(usage: _Usage | None) -> Usage | None:
+    if usage is None:
+        return None
+    details = usage.prompt_tokens_details
+    cached = (details.cached_tokens or 0) if details is not None else 0
+    return Usage(usage.prompt_tokens, usage.completion_tokens, cached)
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        msgspec.json.decode(text, type=msgspec.Raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return False
+    return True
+
+
+# --- errors ----------------------------------------------------------------------------------------------
+
+_CONTEXT_WORDS = (
+    "exceed_context_size", "context_length_exceeded", "context size", "context length", "context window",
+    "maximum context", "max_model_len", "longest input", "is longer than the model", "too many tokens",
+)  # fmt: skip
+
+
+class _ErrorBody(msgspec.Struct):
+    error: _Error | str | None = None
+    message: str | None = None
+    detail: msgspec.Raw = _NOTHING
+
+
+async def _refuse_errors(response: aiohttp.ClientResponse, request: EngineRequest) -> None:
+    """Raise EngineFailed unless the answer is the beginning of an event stream."""
+    if response.status == 200 and response.content_type not in ("application/json", "text/html"):
+        return
+    body = await response.content.read(_ERROR_BODY_BYTES)
+    error = _error_in(body)
+    said = error.message or body.decode(errors="replace")
+    if response.status == 200:
+        raise _nonsense(f"the engine did not stream, it sent {response.content_type}{_quote(said, request)}")
+    kind = _kind(response.status, f"{error.type} {error.code} {said}")
+    answered = "is busy, it answered" if response.status in (429, 503) else "answered"
+    raise EngineFailed(kind, f"the engine {answered} {response.status}{_quote(said, request)}")
+
+
+def _kind(status: int, said: str) -> FailureKind:
+    if status in (429, 503) or not 400 <= status < 500:
+        return FailureKind.ENGINE_ERROR
+    if status in (400, 413, 422) and any(words in said.lower() for words in _CONTEXT_WORDS):
+        return FailureKind.CONTEXT_TOO_LONG
+    return FailureKind.BAD_REQUEST
+
+
+def _error_in(body: bytes) -> _Error:
+    try:
+        decoded = msgspec.json.decode(body, type=_ErrorBody)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return _Error()
+    if isinstance(decoded.error, _Error):
+        return decoded.error
+    detail = bytes(decoded.detail).decode(errors="replace")
+    return _Error(message=decoded.error or decoded.message or detail)
+
+
+def _nonsense(message: str) -> EngineFailed:
+    return EngineFailed(FailureKind.ENGINE_ERROR, message)
+
+
+def _told_in_stream(error: _Error | str, request: EngineRequest) -> EngineFailed:
+    told = error if isinstance(error, _Error) else _Error(message=error)
+    kind = FailureKind.ENGINE_ERROR
+    if told.code == 400 and _kind(400, f"{told.type} {told.message}") is FailureKind.CONTEXT_TOO_LONG:
+        kind = FailureKind.CONTEXT_TOO_LONG
+    return EngineFailed(kind, f"the engine broke its answer off{_quote(told.message, request)}")
+
+
+def _quote(said: str, request: EngineRequest) -> str:
+    """`: ` and the engine's own words, cut; left out where they repeat a part of the prompt."""
+    words = " ".join(said[: 4 * _QUOTE_CHARACTERS].split())[:_QUOTE_CHARACTERS]
+    if not words:
+        return ""
+    prompts = [request.prompt or ""] if request.messages is None else [m.content for m in request.messages]
+    if any(_repeats(words, prompt) for prompt in prompts):
+        return " (its words repeat the prompt and are left out)"
+    return f": {words}"
+
+
+def _repeats(words: str, prompt: str) -> bool:
+    """Whether `words` hold a short prompt whole, or a stretch of _ECHO_CHARACTERS of a longer one."""
+    if len(prompt) < _ECHO_CHARACTERS:
+        return len(prompt) > 3 and prompt in words
+    # Pieces of half that length, every half a length: such a stretch contains at least one of them.
+    half = _ECHO_CHARACTERS // 2
+    return any(words[at : at + half] in prompt for at in range(0, len(words) - half + 1, half))
+
+
+# --- facts -----------------------------------------------------------------------------------------------
+
+
+class _Tokenized(msgspec.Struct):
+    tokens: list[msgspec.Raw] = []
+    count: int | None = None
+
+
+class _Settings(msgspec.Struct):
+    n_ctx: int | None = None
+
+
+class _Props(msgspec.Struct):
+    total_slots: int | None = None
+    build_info: str = ""
+    default_generation_settings: _Settings | None = None
+
+
+class _ModelRow(msgspec.Struct):
+    max_model_len: int | None = None
+    meta: dict[str, int | float | str | bool | None] | None = None
+
+
+class _Models(msgspec.Struct):
+    data: Sequence[_ModelRow] = ()
+
+
+class _Version(msgspec.Struct):
+    version: str = ""
+
+
+_decode_tokenized = msgspec.json.Decoder(_Tokenized).decode
+
+# `n_ctx` is a setting of the server, not a property of the weights.
+_NOT_SHAPE = frozenset({"n_ctx"})
+
+
+def _props(body: bytes | None) -> _Props:
+    with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+        return msgspec.json.decode(body or b"{}", type=_Props)
+    return _Props()
+
+
+def _first_model(body: bytes | None) -> _ModelRow:
+    with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+        models = msgspec.json.decode(body or b"{}", type=_Models)
+        return models.data[0] if models.data else _ModelRow()
+    return _ModelRow()
+
+
+def _version(body: bytes | None) -> str:
+    with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+        return msgspec.json.decode(body or b"{}", type=_Version).version
+    return ""
+
+
+def _shape_digest(meta: dict[str, int | float | str | bool | None] | None) -> str:
+    shape = sorted((name, value) for name, value in (meta or {}).items() if name not in _NOT_SHAPE)
+    return hashlib.sha256(msgspec.json.encode(shape)).hexdigest()[:16] if shape else ""

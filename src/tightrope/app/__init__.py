@@ -1,0 +1,1 @@
+"""The composition of the product: configuration, wiring and the command line."""

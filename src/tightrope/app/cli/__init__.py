@@ -1,0 +1,16 @@
+"""The command line: one file per verb, imported when `tightrope` starts; their work is imported when they run."""
+
+from __future__ import annotations
+
+from tightrope.app.cli.check import check
+from tightrope.app.cli.demo import demo
+from tightrope.app.cli.explain import explain
+from tightrope.app.cli.frame import program
+from tightrope.app.cli.init import init
+from tightrope.app.cli.keys import keys
+from tightrope.app.cli.profile import profile
+from tightrope.app.cli.serve import serve
+
+main = program([demo, init, check, serve, profile, explain, keys])
+
+__all__ = ["main"]

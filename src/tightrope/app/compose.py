@@ -1,0 +1,328 @@
+"""The parts list: builds everything a configuration asks for and wires it.
+
+Owns which adapter stands behind which port, and the facts that the kernel is told before the first request.
+A plain function each; whoever wants other parts calls the constructors themselves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import assert_never
+
+from tightrope.adapters import llamacpp
+from tightrope.adapters.cluster_local import LocalCluster
+from tightrope.adapters.cluster_static import StaticCluster
+from tightrope.adapters.engine_openai import OpenAIEngine
+from tightrope.adapters.store_sqlite import SqliteStore
+from tightrope.adapters.telemetry import Telemetry
+from tightrope.app.config import LOCAL_TENANT, Config, Model
+from tightrope.app.config_form import CommandLine, LlamaCpp, OpenAi
+from tightrope.app.embedded import cache_dir, ensure_weights
+from tightrope.kernel.journal import Head
+from tightrope.kernel.kernel import Kernel
+from tightrope.kernel.state import KernelSettings
+from tightrope.model.errors import NotFound
+from tightrope.model.fleet import Accelerator, FleetPlan, ReplicaSpec
+from tightrope.model.ids import AcceleratorName, ModelName, ReplicaId
+from tightrope.model.messages import (
+    AcceleratorRegistered,
+    DrainRequested,
+    FleetPlanned,
+    ProfileLoaded,
+    TenantRegistered,
+    WorkflowDeployed,
+)
+from tightrope.model.profile import Profile
+from tightrope.model.slo import Tenant
+from tightrope.model.workflow import Workflow
+from tightrope.runtime.client import Client, plain_workflows
+from tightrope.runtime.driver import Driver, Observer
+from tightrope.runtime.journal_file import JournalFile
+
+UBATCH_TOKENS = 512
+"""llama.cpp's own default for the prompt tokens of one step."""
+
+
+class MonotonicClock:
+    """The Clock of the live system; the wall clock decides nothing."""
+
+    def now(self) -> float:
+        """Seconds since some moment before this process began."""
+        return time.monotonic()
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a profile belongs to: the weights, and the engine with the settings that change its speed."""
+
+    digest: str
+    engine: str
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Everything of one configuration, wired. `start` it once, `close` it once."""
+
+    config: Config
+    driver: Driver
+    client: Client
+    store: SqliteStore
+    telemetry: Telemetry
+    local: LocalCluster
+    static: StaticCluster
+    workflows: tuple[Workflow, ...]
+    plan: FleetPlan
+
+    async def start(self) -> None:
+        """Order the fleet; readiness comes later. What an earlier runtime left and this one does not want is ended."""
+        self.driver.start()
+        self.driver.post(FleetPlanned(self.plan))
+        await self.driver.until_ordered()
+        await self.local.end_unclaimed()
+
+    def use_profile(self, profile: Profile) -> None:
+        """Believe this from now on."""
+        self.driver.post(ProfileLoaded(profile))
+
+    def drain(self) -> None:
+        """Take no new runs; those under way go on."""
+        self.driver.post(DrainRequested())
+
+    async def close(self) -> None:
+        """End every run and every replica that was started here."""
+        await self.driver.close()
+        await self.local.close()
+        await self.static.close()
+        self.store.close()
+
+
+def compose(
+    config: Config,
+    workflows: Sequence[Workflow],
+    *,
+    policy: str | None = None,
+    die_with_parent: bool = False,
+    observers: Sequence[Observer] = (),
+) -> Runtime:
+    """Build and wire everything; nothing runs yet. `policy` stands in for the configured one."""
+    clock = MonotonicClock()
+    settings = kernel_settings(config, policy)
+    kernel = Kernel(settings)
+    journal = JournalFile(config.journal.path, Head(settings, time.time(), clock.now()))
+    config.state.mkdir(parents=True, exist_ok=True)
+    store = SqliteStore(config.store_file)
+    telemetry = Telemetry()
+    local = local_cluster(config, die_with_parent=die_with_parent)
+    static = StaticCluster(api_key_for=lambda spec: api_key(config, spec))
+    driver = Driver(
+        kernel=kernel,
+        clock=clock,
+        journal=journal,
+        clusters=(local, static),
+        cluster_for=lambda spec: local if spec.url is None else static,
+        engine_for=lambda spec, url: OpenAIEngine(url, api_key=api_key(config, spec)),
+        observers=(telemetry.observe, *observers),
+    )
+    tenants = tenants_of(config, workflows)
+    known = (*workflows, *plain_workflows(_output_limits(config, tenants)))
+    for tenant in tenants:
+        driver.post(TenantRegistered(tenant))
+    for card in config.accelerators:
+        driver.post(AcceleratorRegistered(card))
+    for profile in stored_profiles(config, store):
+        driver.post(ProfileLoaded(profile))
+    for workflow in known:
+        driver.post(WorkflowDeployed(workflow))
+    client = Client(driver, tenants, known)
+    return Runtime(
+        config, driver, client, store, telemetry, local, static, tuple(workflows), plan_of(config)
+    )
+
+
+def kernel_settings(config: Config, policy: str | None = None) -> KernelSettings:
+    """The part of the configuration that decides."""
+    return KernelSettings(
+        router=policy or config.router.policy,
+        quantile=config.router.quantile,
+        failovers=config.router.attempts - 1,
+        retry_share=config.router.retry_budget,
+        seed=config.seed,
+    )
+
+
+def tenants_of(config: Config, workflows: Sequence[Workflow]) -> tuple[Tenant, ...]:
+    """The tenants of the file; without keys there is one more, `local`, that may call everything."""
+    if config.server.auth == "required":
+        return config.tenants
+    models = tuple(model.name for model in config.models)
+    local = Tenant(LOCAL_TENANT, models=models, workflows=tuple(workflow.name for workflow in workflows))
+    return (*(tenant for tenant in config.tenants if tenant.id != LOCAL_TENANT), local)
+
+
+def _output_limits(config: Config, tenants: Sequence[Tenant]) -> Mapping[ModelName, int]:
+    longest = max((tenant.limits.output_tokens for tenant in tenants), default=4096)
+    return {model.name: longest for model in config.models}
+
+
+# --- the fleet -------------------------------------------------------------------------------------------
+
+
+def plan_of(config: Config) -> FleetPlan:
+    """Every replica that the file asks for."""
+    specs: list[ReplicaSpec] = []
+    for model in config.models:
+        for card, count in model.place.items():
+            names = (ReplicaId(f"{model.name}-{card}-{number}") for number in range(1, count + 1))
+            specs += [ReplicaSpec(name, model.name, card) for name in names]
+        for number, endpoint in enumerate(model.replicas, start=1):
+            card = AcceleratorName(endpoint.place)
+            name = ReplicaId(f"{model.name}-{card}-x{number}")
+            specs.append(ReplicaSpec(name, model.name, card, endpoint.url, endpoint.serves))
+    return FleetPlan(tuple(specs))
+
+
+def local_cluster(config: Config, *, die_with_parent: bool = False) -> LocalCluster:
+    """Local processes, each started as its model's engine says."""
+    return LocalCluster(
+        config.state,
+        lambda spec, port: engine_command(config, spec, port),
+        accelerators={card.name: card for card in config.accelerators},
+        log_dir=config.state / "logs",
+        die_with_parent=die_with_parent,
+    )
+
+
+def engine_command(config: Config, spec: ReplicaSpec, port: int) -> list[str]:
+    """The argument list of a replica's engine. Raises a TightropeError when its program or weights are missing."""
+    model = _model(config, spec.model)
+    match model.engine:
+        case LlamaCpp() as engine:
+            return llamacpp.command_line(server_of(engine), server_options(model.name, engine, port))
+        case CommandLine(command=command):
+            return [part.replace("{port}", str(port)).replace("{model}", model.name) for part in command]
+        case OpenAi():
+            raise NotFound(f"the engine of {model.name} is run by somebody else; list it under `replicas`")
+        case _:
+            assert_never(model.engine)
+
+
+def server_of(engine: LlamaCpp) -> Path:
+    """The llama-server that an engine runs on."""
+    return llamacpp.find_server(None if engine.binary is None else str(engine.binary), cache_dir())
+
+
+def server_options(name: str, engine: LlamaCpp, port: int) -> llamacpp.ServerOptions:
+    """How a llama-server of this model is started."""
+    return llamacpp.ServerOptions(
+        model=weights_of(engine),
+        alias=name,
+        port=port,
+        threads=engine.threads,
+        slots=engine.slots,
+        context_tokens=engine.context_tokens // engine.slots,
+        extra=tuple(_arguments(engine.args)),
+    )
+
+
+def step_tokens_of(model: Model) -> int | None:
+    """Prompt tokens in one engine step, where the configuration fixes them."""
+    match model.engine:
+        case LlamaCpp(args=args):
+            asked = args.get("ubatch-size", args.get("batch-size", UBATCH_TOKENS))
+            return int(asked) if not isinstance(asked, bool) else None
+        case _:
+            return None
+
+
+def weights_of(engine: LlamaCpp) -> Path:
+    """The GGUF file of an engine; the embedded one is made now if it is missing."""
+    if engine.weights.startswith("embedded:"):
+        return ensure_weights(cache_dir(), engine.weights.removeprefix("embedded:"))
+    return Path(engine.weights)
+
+
+def _arguments(args: Mapping[str, bool | int | float | str]) -> list[str]:
+    found: list[str] = []
+    for name, value in args.items():
+        if value is False:
+            continue
+        found += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    return found
+
+
+def _model(config: Config, name: str) -> Model:
+    model = config.model(name)
+    if model is None:
+        raise NotFound(f"there is no model {name!r} in {config.file}")
+    return model
+
+
+def api_key(config: Config, spec: ReplicaSpec) -> str | None:
+    """The key of somebody else's server, None where it needs none."""
+    model = config.model(spec.model)
+    endpoints = () if model is None else model.replicas
+    keys = [endpoint.key for endpoint in endpoints if endpoint.url == spec.url and endpoint.key is not None]
+    return keys[0].reveal() if keys else None
+
+
+# --- profiles --------------------------------------------------------------------------------------------
+
+
+def stored_profiles(config: Config, store: SqliteStore) -> list[Profile]:
+    """What was measured earlier for exactly the weights, engines and cards of this configuration."""
+    by_identity = {(kept.digest, kept.engine, kept.accelerator): kept for kept in store.profiles()}
+    found = []
+    for model, card in pairs_of(config):
+        identity = identity_of(model, card)
+        kept = by_identity.get((identity.digest, identity.engine, card.name))
+        if kept is not None:
+            found.append(replace(kept, model=model.name))
+    return found
+
+
+def pairs_of(config: Config) -> list[tuple[Model, Accelerator]]:
+    """Every (model, accelerator) that some replica of the plan has."""
+    pairs: dict[tuple[str, str], tuple[Model, Accelerator]] = {}
+    for spec in plan_of(config).replicas:
+        card = config.accelerator(spec.accelerator)
+        if card is not None:
+            pairs[spec.model, spec.accelerator] = (_model(config, spec.model), card)
+    return list(pairs.values())
+
+
+def identity_of(model: Model, card: Accelerator) -> Identity:
+    """What a profile of the pair is kept under: other weights, another build or other settings measure anew."""
+    match model.engine:
+        case LlamaCpp() as engine:
+            build = llamacpp.server_build(server_of(engine))
+            options = server_options(model.name, engine, 0)
+            settings = (
+                f"{options.threads} {options.slots} {options.context_tokens} {options.extra} {card.share}"
+            )
+            return Identity(_digest(options.model), f"llama.cpp {build} [{_short(settings)}]")
+        case CommandLine() as engine:
+            return Identity(model.name, f"command [{_short(' '.join(engine.command) + str(card.share))}]")
+        case OpenAi():
+            return Identity(model.name, "openai")
+        case _:
+            assert_never(model.engine)
+
+
+def _digest(file: Path) -> str:
+    status = file.stat()
+    return _digest_of(file, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _digest_of(file: Path, _size: int, _changed_ns: int) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

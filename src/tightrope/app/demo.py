@@ -1,0 +1,260 @@
+"""`demo`: two tenants' workflows on real models and unequal replicas of this machine, from nothing to a table.
+
+Owns the course of the demonstration: engines up, one streamed answer, a quick profile of what was never
+measured, a load at a share of what the fleet can bear, and the journal's own account of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import tightrope
+from tightrope.app.cli.frame import ANSWER_IS_NO, DONE, Answer, Common
+from tightrope.app.compose import Runtime, compose, pairs_of
+from tightrope.app.config import Config, parse_config
+from tightrope.app.embedded import cache_dir, ensure_engine
+from tightrope.app.profiling import measure_running, memory_of
+from tightrope.app.tables import summary_table
+from tightrope.app.workflows import load_workflows
+from tightrope.bench.capacity import Demand, stability_limit
+from tightrope.bench.load import Ask, Played, ask_once, play, poisson
+from tightrope.kernel.journal import entries
+from tightrope.model.errors import EngineFailed, NotFound
+from tightrope.model.ids import ModelName, TenantId
+from tightrope.model.json import Json
+from tightrope.model.outcome import FailureKind
+from tightrope.model.profile import Profile
+from tightrope.ports import Message
+from tightrope.reports.summary import Summary, summarize
+from tightrope.reports.summary import as_json as summary_json
+from tightrope.runtime.client import RunInputs
+
+DEMAND = {
+    ModelName("small"): Demand(calls=1.75, prompt_tokens=110, output_tokens=12),
+    ModelName("big"): Demand(calls=1.0, prompt_tokens=165, output_tokens=24),
+}
+"""What a run of the two workflows asks on average, as `observed_demand` gives it for a journal of the demo."""
+
+FIRST = 0
+"""The question that is shown: its place among those of the first workflow."""
+SHARE_OF_CAPACITY = 0.6
+READY_WITHIN_S = 60.0
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """What happened: the first answer, the load and its summary."""
+
+    question: str
+    answer: str
+    first_token_s: float
+    policy: str
+    rate_per_s: float
+    share_of_capacity: float
+    summary: Summary
+    journal: Path
+
+
+def run(common: Common, *, runs: int, policy: str | None, seed: int, keep: Path | None) -> Answer:
+    """The verb: everything from the engines to the table. Exit status 1 when a run did not end well."""
+    started_s = time.monotonic()
+    ensure_engine(cache_dir(), common.say)
+    folder = keep or cache_dir() / "demo"
+    found = asyncio.run(
+        _demonstrate(common, runs=runs, policy=policy, seed=seed, folder=folder, started_s=started_s)
+    )
+    total = found.summary.total
+    hint = f"tightrope explain last-late --journal {found.journal}"
+    text = "\n\n".join((summary_table(found.summary), f"where the time of a run went: {hint}"))
+    return Answer(_as_json(found), text, code=DONE if total.succeeded == total.runs == runs else ANSWER_IS_NO)
+
+
+async def _demonstrate(
+    common: Common, *, runs: int, policy: str | None, seed: int, folder: Path, started_s: float
+) -> Demonstration:
+    config = demo_config(folder)
+    config.journal.path.unlink(missing_ok=True)
+    asks = demo_asks()
+    write: Say = (lambda _: None) if common.as_json else (lambda text: print(text, end="", flush=True))
+    async with running(config, policy) as runtime:
+        await until_ready(runtime, common.say)
+        first, first_token_s = await _first_answer(runtime, asks[0][FIRST], common.say, write, started_s)
+        await profile_missing(runtime, common.say)
+        rate = SHARE_OF_CAPACITY * stability_limit(DEMAND, fleet_profiles(runtime))
+        common.say(
+            f"{runs} runs at {rate:.2f} runs/s, {SHARE_OF_CAPACITY:.0%} of what these replicas can bear"
+        )
+        began_s = runtime.driver.clock.now()
+        await play(runtime.client, poisson(asks, runs, rate, seed), _counter(common.say, runs))
+        name = runtime.driver.kernel.settings.router
+    with config.journal.path.open(encoding="utf-8") as lines:
+        summary = summarize(entry for entry in entries(lines) if entry.at_s >= began_s)
+    question = asks[0][FIRST].inputs.messages[-1].content
+    return Demonstration(
+        question, first.text, first_token_s, name, rate, SHARE_OF_CAPACITY, summary, config.journal.path
+    )
+
+
+# --- the parts, shared with the benches ------------------------------------------------------------------
+
+
+def demo_config(folder: Path, journal: str = "demo.journal") -> Config:
+    """The demo's configuration, keeping state and journal in `folder`."""
+    file = examples_folder() / "demo" / "tightrope.yaml"
+    overrides = {
+        "TIGHTROPE_CLUSTER__LOCAL__STATE": str(folder),
+        "TIGHTROPE_JOURNAL__PATH": str(folder / journal),
+    }
+    return parse_config(file.read_text("utf-8"), file, overrides).config
+
+
+def examples_folder() -> Path:
+    """Where the examples lie: beside the sources, or inside the installed package. Raises NotFound."""
+    package = Path(tightrope.__file__).parent
+    for folder in (package.parent.parent / "examples", package / "examples"):
+        if (folder / "demo" / "tightrope.yaml").is_file():
+            return folder
+    raise NotFound("the examples are not installed; run the demo from a checkout of the project")
+
+
+def demo_asks() -> list[list[Ask]]:
+    """What may be asked of the two workflows, one group for each."""
+    examples = examples_folder()
+    questions = (examples / "rag" / "questions.txt").read_text("utf-8").splitlines()
+    requests = [
+        json.loads(line) for line in (examples / "shop" / "requests.jsonl").read_text("utf-8").splitlines()
+    ]
+    return [
+        [Ask(TenantId("library"), "rag", _chat(question)) for question in questions if question.strip()],
+        [
+            Ask(TenantId("shop"), "shopping", _chat(ask["question"], ask.get("customer_id")))
+            for ask in requests
+        ],
+    ]
+
+
+def _chat(question: str, customer: str | None = None) -> RunInputs:
+    metadata = {} if customer is None else {"customer_id": customer}
+    return RunInputs(messages=(Message("user", question),), metadata=metadata)
+
+
+@asynccontextmanager
+async def running(config: Config, policy: str | None) -> AsyncIterator[Runtime]:
+    """A runtime that is started on entry and leaves nothing behind on exit."""
+    runtime = compose(config, load_workflows(config), policy=policy, die_with_parent=True)
+    try:
+        await runtime.start()
+        yield runtime
+    finally:
+        await runtime.close()
+
+
+async def until_ready(runtime: Runtime, say: Say, within_s: float = READY_WITHIN_S) -> None:
+    """Return when every replica of the plan is ready. Raises EngineFailed with the reason when that takes too long."""
+    say(f"starting {len(runtime.plan.replicas)} engines")
+    try:
+        async with asyncio.timeout(within_s):
+            await runtime.driver.until_ready(spec.id for spec in runtime.plan.replicas)
+    except TimeoutError:
+        why = "; ".join(runtime.driver.reasons_lost.values()) or "they are still loading"
+        raise EngineFailed(
+            FailureKind.REPLICA_LOST, f"not all engines came up within {within_s:g} s: {why}"
+        ) from None
+
+
+async def profile_missing(runtime: Runtime, say: Say) -> None:
+    """Measure every pair that no profile is known for, on the running, idle engines."""
+    driver = runtime.driver
+    for model, card in pairs_of(runtime.config):
+        if (model.name, card.name) in driver.kernel.state.profiles:
+            continue
+        began_s = time.monotonic()
+        replica = next(
+            spec.id
+            for spec in runtime.plan.replicas
+            if (spec.model, spec.accelerator) == (model.name, card.name)
+        )
+        profiled = await measure_running(
+            driver.engine(replica),
+            model,
+            card,
+            load_s=driver.load_s[replica],
+            memory_bytes=memory_of(runtime.local, replica),
+            progress=lambda *_: None,
+        )
+        runtime.use_profile(profiled.profile)
+        runtime.store.save_profile(profiled.profile)
+        say(f"profiled {model.name} on {card.name} in {time.monotonic() - began_s:.0f} s")
+
+
+def fleet_profiles(runtime: Runtime) -> dict[ModelName, list[Profile]]:
+    """A profile for every replica of the plan."""
+    state = runtime.driver.kernel.state
+    found: dict[ModelName, list[Profile]] = {}
+    for spec in runtime.plan.replicas:
+        found.setdefault(spec.model, []).append(state.profile(spec.model, spec.accelerator))
+    return found
+
+
+# --- one after the other ---------------------------------------------------------------------------------
+
+
+async def _first_answer(
+    runtime: Runtime, ask: Ask, say: Say, write: Say, started_s: float
+) -> tuple[Played, float]:
+    """The first run, shown as it streams; the second value is its first token since the command, in seconds."""
+    say(f"{ask.tenant} asks {ask.workflow}: {ask.inputs.messages[-1].content}")
+    first_s: list[float] = []
+
+    def show(text: str) -> None:
+        if not first_s:
+            first_s.append(time.monotonic() - started_s)
+        write(text)
+
+    played = await ask_once(runtime.client, ask, show)
+    write("\n")
+    if not first_s:
+        raise EngineFailed(
+            FailureKind.ENGINE_ERROR, f"the first run gave no answer: {played.message or played.outcome}"
+        )
+    say(f"first token {first_s[0]:.1f} s after the command")
+    return played, first_s[0]
+
+
+def _counter(say: Say, runs: int) -> Callable[[Played], None]:
+    """Says every eighth run how far the load is."""
+    done = 0
+
+    def count(_: Played) -> None:
+        nonlocal done
+        done += 1
+        if done % 8 == 0 or done == runs:
+            say(f"{done} of {runs} runs done")
+
+    return count
+
+
+# --- what is said ----------------------------------------------------------------------------------------
+
+
+def _as_json(found: Demonstration) -> Json:
+    return {
+        "first": {
+            "question": found.question,
+            "answer": found.answer,
+            "first_token_s": round(found.first_token_s, 3),
+        },
+        "policy": found.policy,
+        "rate_per_s": round(found.rate_per_s, 4),
+        "share_of_capacity": found.share_of_capacity,
+        "journal": str(found.journal),
+        "summary": summary_json(found.summary),
+    }

@@ -1,0 +1,246 @@
+"""`serve`: the gateway over a composed runtime, until it is told to stop.
+
+Owns the listening socket, readiness, the keys in force and the order of an orderly end: no new runs, running
+ones finish, then engines end. A second signal ends at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import uvicorn
+from starlette.applications import Starlette
+
+from tightrope.app.cli.frame import Answer, Common, Refused, Unsafe
+from tightrope.app.compose import Runtime, compose, pairs_of
+from tightrope.app.config import Config, load_config, read_config, tenant_problems, unsafe_listen
+from tightrope.app.config_form import LlamaCpp
+from tightrope.app.embedded import cache_dir, ensure_engine
+from tightrope.app.pepper import read_pepper
+from tightrope.app.workflows import load_workflows
+from tightrope.gateway.app import Settings, build_app
+from tightrope.gateway.keys import Authenticate, Keyring, without_keys
+from tightrope.gateway.offers import Offer, offers
+from tightrope.model.errors import InvalidConfig, StoreFailed
+from tightrope.model.ids import TenantId
+from tightrope.model.workflow import Workflow
+
+log = logging.getLogger("tightrope")
+
+RELOAD_KEYS_EVERY_S = 2.0
+"""How long a revoked key may go on working."""
+
+Say = Callable[[str], None]
+
+
+class CannotListen(Refused):
+    """The address is taken, or not ours to use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Where the gateway is, once it is."""
+
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """The base URL for an OpenAI client."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}/v1"
+
+
+def run(common: Common) -> Answer:
+    """The verb: serve until told to stop. Raises Unsafe, InvalidConfig, InvalidWorkflow and CannotListen."""
+    config = load_config(common.config)
+    problems = unsafe_listen(config)
+    if problems:
+        raise Unsafe(problems)
+    workflows = list(load_workflows(config))
+    unknown = tenant_problems(config, [workflow.name for workflow in workflows])
+    if unknown:
+        raise InvalidConfig(str(config.file), read_config(common.config).located(unknown))
+    if any(isinstance(model.engine, LlamaCpp) and model.engine.binary is None for model in config.models):
+        ensure_engine(cache_dir(), common.say)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    place: list[Listening] = []
+    asyncio.run(serve(config, workflows, common.say, on_listening=place.append))
+    return Answer({"listen": place[0].url} if place else None, "stopped")
+
+
+async def serve(
+    config: Config,
+    workflows: list[Workflow],
+    say: Say,
+    *,
+    die_with_parent: bool = False,
+    on_listening: Callable[[Listening], None] = lambda _: None,
+) -> None:
+    """Serve until SIGTERM or SIGINT. Raises CannotListen, InvalidInput and StoreFailed before anything started."""
+    listener = listen(config)
+    runtime = compose(config, workflows, die_with_parent=die_with_parent)
+    try:
+        keyring = _keyring(config, runtime)
+        authenticate = without_keys if keyring is None else keyring.authenticate
+        server = _Server(
+            uvicorn.Config(gateway(runtime, authenticate), log_config=None, access_log=False, lifespan="off")
+        )
+        stop = asyncio.Event()
+        with _signals(stop, server):
+            await runtime.start()
+            _say_profiles(runtime, say)
+            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            reloading = asyncio.create_task(_reload_keys(runtime, keyring))
+            place = Listening(*listener.getsockname()[:2])
+            on_listening(place)
+            say(f"listening on {place.url}; Ctrl-C or SIGTERM drains")
+            await _first(stop.wait(), serving)
+            await _drain(runtime, config.server.drain_s, server, say)
+            reloading.cancel()
+            server.should_exit = True
+            await serving
+    finally:
+        await runtime.close()
+        listener.close()
+
+
+def gateway(runtime: Runtime, authenticate: Authenticate) -> Starlette:
+    """The HTTP application of a runtime."""
+    server = runtime.config.server
+    slo_by_workflow = {workflow.name: workflow.slo for workflow in runtime.workflows}
+    created_s = int(time.time())
+    offers_by_tenant = {
+        tenant.id: offers(tenant, slo_by_workflow, created_s)
+        for tenant in runtime.driver.kernel.state.tenants.values()
+    }
+
+    def catalogue(tenant: TenantId) -> dict[str, Offer]:
+        return offers_by_tenant.get(tenant, {})
+
+    settings = Settings(
+        max_body_bytes=server.max_body_bytes,
+        keepalive_s=server.keepalive_s,
+        has_timing_header=server.timing_header,
+    )
+    return build_app(
+        runtime.client, authenticate, catalogue, settings, runtime.telemetry, lambda: is_ready(runtime)
+    )
+
+
+def is_ready(runtime: Runtime) -> bool:
+    """Whether a request would be served now: not draining, not broken, and every model has a replica."""
+    state = runtime.driver.kernel.state
+    if state.is_draining or runtime.driver.broken is not None:
+        return False
+    return all(state.pool(model.name).ready() for model in runtime.config.models)
+
+
+def _keyring(config: Config, runtime: Runtime) -> Keyring | None:
+    """The keys in force; None where none are asked for."""
+    if config.server.auth == "none":
+        return None
+    return Keyring(runtime.store.keys(), read_pepper(config.secret_file))
+
+
+def listen(config: Config) -> socket.socket:
+    """The bound socket. Raises CannotListen."""
+    address = config.server.listen
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((address.host, address.port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise CannotListen(
+                f"{address} is taken by another program; stop it, or change server.listen"
+            ) from error
+        raise CannotListen(f"cannot listen on {address}: {error.strerror}; change server.listen") from error
+    listener.setblocking(False)
+    return listener
+
+
+async def _drain(runtime: Runtime, limit_s: float, server: _Server, say: Say) -> None:
+    """No new runs; those under way get their time, unless somebody is in a hurry."""
+    runtime.drain()
+    count = runtime.driver.runs_underway
+    if not count or server.is_hurried.is_set():
+        return
+    say(f"draining: {count} runs under way get {limit_s:g} s; a second signal ends them at once")
+    await asyncio.wait(
+        [
+            asyncio.create_task(runtime.driver.wait_until_idle()),
+            asyncio.create_task(server.is_hurried.wait()),
+        ],
+        timeout=limit_s,
+        return_when=asyncio.FIRST_COMPLETED,
+    )
+    runtime.driver.cancel_all("the server is shutting down")
+
+
+async def _reload_keys(runtime: Runtime, keyring: Keyring | None) -> None:
+    """New and revoked keys take effect while the store can be read; while it cannot, the known ones stay."""
+    while keyring is not None:
+        await asyncio.sleep(RELOAD_KEYS_EVERY_S)
+        try:
+            keyring.reload(await asyncio.to_thread(runtime.store.keys))
+        except StoreFailed as error:
+            log.warning("keys could not be read again: %s", error)
+
+
+async def _first(*waits: object) -> None:
+    tasks = [asyncio.ensure_future(wait) for wait in waits]  # type: ignore[call-overload]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+
+
+def _say_profiles(runtime: Runtime, say: Say) -> None:
+    known = runtime.driver.kernel.state.profiles
+    for model, card in pairs_of(runtime.config):
+        if (model.name, card.name) not in known:
+            say(
+                f"{model.name} on {card.name} has no profile yet: run `tightrope profile {model.name} --on {card.name}`"
+            )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handling: the order of an orderly end is ours."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.is_hurried = asyncio.Event()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to `serve`."""
+        yield
+
+
+@contextmanager
+def _signals(stop: asyncio.Event, server: _Server) -> Iterator[None]:
+    """The first signal asks to stop, the second is in a hurry."""
+    loop = asyncio.get_running_loop()
+
+    def asked() -> None:
+        if stop.is_set():
+            server.is_hurried.set()
+            server.force_exit = True
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, asked)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
