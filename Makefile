@@ -31,8 +31,9 @@ fmt: $(VENV)/.installed ## put all files into the one format
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: setup ## the kept benchmarks; ARGS chooses among them
-	@$(BIN)/python -m tightrope.bench $(ARGS)
+bench: setup ## the kept benchmarks: ARGS="mixed --load 0.7", decision or kernel; all if not given
+	@if [ -n "$(ARGS)" ]; then $(BIN)/tightrope bench $(ARGS); else \
+	for name in decision kernel mixed; do $(BIN)/tightrope bench $$name || exit 1; done; fi
 
 docs: $(VENV)/.installed ## write the configuration's JSON Schema and check every document
 	$(BIN)/tightrope check --schema > docs/tightrope.schema.json

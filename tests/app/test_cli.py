@@ -15,8 +15,10 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -28,8 +30,9 @@ from tightrope.app.cli import main
 from tightrope.app.config import load_config
 from tightrope.app.pepper import read_pepper
 from tightrope.gateway.keys import Keyring
-from tightrope.kernel.journal import Head, command_line, event_line, head_line
+from tightrope.kernel.journal import Head, head_line
 from tightrope.kernel.state import KernelSettings
+from tightrope.model.codec import encode
 from tightrope.model.ids import AcceleratorName, ModelName, RunId
 from tightrope.model.outcome import Verdict
 from tightrope.model.profile import Coefficients, Profile
@@ -168,12 +171,12 @@ def test_the_program_runs_as_a_process_of_its_own(here: Path) -> None:
 
 
 def test_help_does_not_load_what_only_the_verbs_need() -> None:
-    """Pages of help appear at once: no server, no engine client, no validation library."""
+    """Pages of help appear at once: no server, no engine client, no validation of configurations."""
     program = (
         "import sys\n"
         "from tightrope.app.cli import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
-        "heavy = ('aiohttp', 'pydantic', 'uvicorn', 'starlette', 'ruamel', 'jsonschema', 'rich', 'msgspec')\n"
+        "heavy = ('aiohttp', 'pydantic', 'uvicorn', 'starlette', 'msgspec')\n"
         "print([name for name in heavy if name in sys.modules], file=sys.stderr)\n"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -206,6 +209,44 @@ def test_3_init_overwrites_only_when_forced_and_never_the_pepper(here: Path) -> 
     pepper = (here / "tightrope.secret").read_bytes()
     assert run("init", "--force").exit_code == 0
     assert (here / "tightrope.secret").read_bytes() == pepper
+
+
+@pytest.fixture
+def endpoint() -> Iterator[str]:
+    """The base address of a server that lists two models and offers nothing else."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            models = {"data": [{"id": "Qwen/Qwen3-1.7B"}, {"id": 'odd: "name"'}]}
+            body = json.dumps(models).encode() if self.path == "/v1/models" else b"{}"
+            self.send_response(200 if self.path == "/v1/models" else 404)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+        server.shutdown()
+        thread.join()
+
+
+def test_3_init_writes_down_what_an_endpoint_serves(
+    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PARTNER_KEY", "canary")
+    assert run("init", "--model", endpoint, "--key-env", "PARTNER_KEY").exit_code == 0
+    config = load_config(tmp_path / "tightrope.yaml")
+    served = [(model.name, model.replicas[0].serves, model.replicas[0].url) for model in config.models]
+    assert served == [("Qwen3-1.7B", "Qwen/Qwen3-1.7B", endpoint), ("odd-name", 'odd: "name"', endpoint)]
+    assert config.models[0].replicas[0].key is not None
+    assert config.models[0].replicas[0].key.reveal() == "canary"
+    assert "canary" not in (tmp_path / "tightrope.yaml").read_text()
 
 
 # --- 4 ---------------------------------------------------------------------------------------------------
@@ -345,8 +386,8 @@ def journal(here: Path) -> Path:
     file = here / "tightrope.journal"
     lines = [head_line(Head(KernelSettings(), 1_700_000_000.0, 1000.0))]
     for entry in (*late_run().entries, *early.entries):
-        write = command_line if entry.is_command else event_line
-        lines.append(write(entry.message, entry.at_s))  # type: ignore[operator]
+        kind = "command" if entry.is_command else "event"
+        lines.append(json.dumps({"t": entry.at_s, kind: encode(entry.message)}) + "\n")
     file.write_text("".join(lines))
     return file
 

@@ -135,7 +135,7 @@ def leaves(schema: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Any, Any]]
         if sections:
             return
         mapped = [*node.get("patternProperties", {}).values(), node.get("additionalProperties")]
-        inner = next((found for one in mapped if (found := resolved(one))), {})
+        inner: Any = next((found for one in mapped if (found := resolved(one))), {})
         listed = resolved(node.get("items") or {})
         if "properties" in inner:
             yield from walk(inner, (*path, "NAME"), owner)

@@ -57,15 +57,25 @@ async def answer(engine: Engine, request: EngineRequest) -> list[Chunk]:
 
 
 async def failure(engine: Engine, request: EngineRequest) -> EngineFailed:
-    with pytest.raises(EngineFailed) as caught:
-        await answer(engine, request)
-    return caught.value
+    return (await broken_answer(engine, request))[1]
+
+
+async def broken_answer(engine: Engine, request: EngineRequest) -> tuple[list[Chunk], EngineFailed]:
+    """What came before the failure, and the failure."""
+    chunks = []
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            async for chunk in engine.generate(request):
+                chunks.append(chunk)  # noqa: PERF401 (it is kept when the stream fails)
+    except EngineFailed as failed:
+        return chunks, failed
+    pytest.fail("the answer came to a good end")
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     """Wait for something that will come true, asking again every few milliseconds."""
     async with asyncio.timeout(LIMIT_S):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110 (it happens in another process)
             await asyncio.sleep(0.005)
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
 from tests.contract.cluster_contract import (
     LIMIT_S,
     SLOTS,
@@ -21,14 +24,18 @@ from tests.contract.cluster_contract import (
     answers,
     next_of,
 )
-
+from tests.contract.doomed_runtime import command
+from tests.contract.engine_contract import broken_answer, until
 from tightrope.adapters.cluster_local import LocalCluster, free_port
+from tightrope.adapters.engine_openai import OpenAIEngine
 from tightrope.adapters.process import Process
 from tightrope.adapters.processor_share import DutyCycle, QuotaV1
 from tightrope.model.errors import InvalidInput
 from tightrope.model.fleet import Accelerator, ReplicaSpec
 from tightrope.model.ids import AcceleratorName, ReplicaId
 from tightrope.model.messages import ReplicaLost, ReplicaReady, ReplicaStopped
+from tightrope.model.outcome import FailureKind
+from tightrope.ports import EngineRequest
 from tightrope.testing.server import ScriptedServer
 
 PLAIN, HALF, QUARTER = (AcceleratorName(name) for name in ("plain", "half", "quarter"))
@@ -44,11 +51,7 @@ Open = Callable[..., LocalCluster]
 
 
 def server_command(*options: str) -> Command:
-    def command(_: ReplicaSpec, port: int) -> Sequence[str]:
-        start = [sys.executable, "-m", "tightrope.testing.server", "--port", str(port), "--slots", str(SLOTS)]
-        return [*start, *options]
-
-    return command
+    return lambda spec, port: [*command(spec, port), *options]
 
 
 @pytest.fixture
@@ -56,10 +59,10 @@ async def open_cluster(tmp_path: Path) -> AsyncIterator[Open]:
     """Opens clusters on one state directory; all are closed at the end, and nothing may be left."""
     opened: list[LocalCluster] = []
 
-    def open_again(command: Command | None = None, **settings: object) -> LocalCluster:
+    def open_again(command_for: Command | None = None, **settings: object) -> LocalCluster:
         cluster = LocalCluster(
             tmp_path / "state",
-            command or server_command(),
+            command_for or command,
             accelerators=ACCELERATORS,
             log_dir=tmp_path / "logs",
             **settings,  # type: ignore[arg-type]
@@ -138,10 +141,10 @@ async def test_an_engine_that_is_never_healthy_is_ended(open_cluster: Open) -> N
 
 
 async def test_a_command_that_cannot_be_made_is_told(open_cluster: Open) -> None:
-    def command(spec: ReplicaSpec, port: int) -> Sequence[str]:
+    def no_command(spec: ReplicaSpec, port: int) -> Sequence[str]:
         raise InvalidInput("no weights for small; run `make setup`")
 
-    assert "no weights for small; run `make setup`" in await lost(open_cluster(command), a_spec())
+    assert "no weights for small; run `make setup`" in await lost(open_cluster(no_command), a_spec())
 
 
 async def test_a_replica_of_somebody_else_is_not_started(open_cluster: Open) -> None:
@@ -177,9 +180,13 @@ async def test_a_state_directory_has_one_owner(open_cluster: Open) -> None:
 
 async def test_close_ends_everything_the_engines_started(open_cluster: Open, tmp_path: Path) -> None:
     helper = tmp_path / "helper"
-    inner = " ".join(server_command()(a_spec(), 0))
-    command = f"sleep 1000 & echo $! > {helper}; exec {inner} --port"
-    cluster = open_cluster(lambda _, port: ["sh", "-c", f"{command} {port}"])
+    cluster = open_cluster(
+        lambda spec, port: [
+            "sh",
+            "-c",
+            f"sleep 1000 & echo $! > {helper}; exec {shlex.join(command(spec, port))}",
+        ]
+    )
     engine = await ready(cluster, a_spec())
     started = Process.of(int(helper.read_text()))
     assert started is not None
@@ -212,34 +219,12 @@ async def test_a_killed_engine_is_lost_with_its_signal_and_its_last_words(open_c
     told = await next_of(cluster.watch())
     assert isinstance(told, ReplicaLost)
     assert "was ended by SIGKILL" in told.why
-    assert "listening on" in told.why
+    assert "small is listening" in told.why
 
 
 # --- the death of the runtime ------------------------------------------------------------------------------
 
-RUNTIME = """
-import asyncio, sys
-from pathlib import Path
-from tests.contract.cluster_contract import a_spec
-from tests.contract.test_cluster_local import ACCELERATORS, server_command
-from tightrope.adapters.cluster_local import LocalCluster
-from tightrope.adapters.processor_share import DutyCycle
-
-async def main(place, mechanism, dies, *replicas):
-    cluster = LocalCluster(
-        Path(place) / "state", server_command(), accelerators=ACCELERATORS, log_dir=Path(place) / "logs",
-        mechanism=DutyCycle() if mechanism == "duty-cycle" else None, die_with_parent=dies == "dies",
-    )
-    for replica in replicas:
-        await cluster.start(a_spec(replica, "half"))
-    watch = cluster.watch()
-    for _ in replicas:
-        await anext(watch)
-    print(*(cluster.process_id(replica) for replica in replicas), flush=True)
-    await asyncio.Event().wait()
-
-asyncio.run(main(*sys.argv[1:]))
-"""
+RUNTIME = Path(__file__).with_name("doomed_runtime.py")
 
 
 @pytest.fixture
@@ -248,9 +233,9 @@ def killed_runtime(tmp_path: Path) -> Iterator[Callable[..., list[Process]]]:
     left: list[Process] = []
 
     def run(*replicas: str, mechanism: str = "found", dies: str = "lives") -> list[Process]:
-        path = os.pathsep.join(sys.path)
+        path = os.pathsep.join(place for place in sys.path if place)
         with subprocess.Popen(
-            [sys.executable, "-c", RUNTIME, str(tmp_path), mechanism, dies, *replicas],
+            [sys.executable, str(RUNTIME), str(tmp_path), mechanism, dies, *replicas],
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": path},
@@ -275,10 +260,10 @@ async def test_the_engines_of_a_killed_runtime_are_adopted_or_ended(
     kept, changed, unclaimed = killed_runtime("kept", "changed", "unclaimed", mechanism=mechanism)
     assert all(process.is_alive() for process in (kept, changed, unclaimed))
 
-    def command(spec: ReplicaSpec, port: int) -> Sequence[str]:
-        return server_command(*(["--delay-ms", "1"] if spec.id == "changed" else []))(spec, port)
+    def another_command(spec: ReplicaSpec, port: int) -> Sequence[str]:
+        return [*command(spec, port), *(["--name", "changed"] if spec.id == "changed" else [])]
 
-    cluster = open_cluster(command, mechanism=DutyCycle() if mechanism == "duty-cycle" else None)
+    cluster = open_cluster(another_command, mechanism=DutyCycle() if mechanism == "duty-cycle" else None)
     assert await ready(cluster, a_spec("kept", "half")) == kept
     assert await answers(cluster.url(ReplicaId("kept")))
     assert await ready(cluster, a_spec("changed", "half")) != changed
@@ -340,13 +325,13 @@ async def test_shares_are_pinned_apart_and_quotas_can_change(open_cluster: Open)
 async def test_a_duty_cycle_stops_and_continues_and_leaves_nothing(open_cluster: Open) -> None:
     cluster = open_cluster(mechanism=DutyCycle())
     engine = await ready(cluster, a_spec("quarter-0", "quarter"))
-    cyclers = cluster._shares._cyclers_by_key["quarter-0"]
+    cycler = cluster._shares._cycler_by_key["quarter-0"]
     for state in "TST":
         await until_state(engine, state)
     cluster.set_share(ReplicaId("quarter-0"), 0.9)
     assert await answers(cluster.url(ReplicaId("quarter-0")))
     await cluster.close()
-    assert [cycler.returncode for cycler in cyclers] == [0]
+    assert cycler.returncode == 0
 
 
 async def test_a_share_is_never_asked_for_an_unknown_replica(open_cluster: Open) -> None:
@@ -367,18 +352,55 @@ def quota_of(process: Process) -> int:
 
 
 async def until_state(process: Process, state: str) -> None:
-    async with asyncio.timeout(LIMIT_S):
-        while Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] != state:
-            await asyncio.sleep(0.001)
+    async def is_in_it() -> bool:
+        return process_state(process) == state
+
+    await until(is_in_it)
+
+
+def process_state(process: Process) -> str:
+    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 async def until_it_runs(cluster: LocalCluster) -> Process:
-    async with asyncio.timeout(LIMIT_S):
-        while True:
-            try:
-                process = Process.of(cluster.process_id(SMALL))
-            except KeyError:
-                process = None
-            if process is not None:
-                return process
-            await asyncio.sleep(0.001)
+    found: list[Process] = []
+
+    async def is_running() -> bool:
+        with suppress(KeyError):
+            process = Process.of(cluster.process_id(SMALL))
+            found.extend([process] if process is not None else [])
+        return bool(found)
+
+    await until(is_running)
+    return found[0]
+
+
+# --- together with the engine ------------------------------------------------------------------------------
+
+
+async def test_an_engine_that_dies_in_an_answer_fails_the_call_and_loses_the_replica(
+    open_cluster: Open,
+) -> None:
+    fault = '{"kind": "die", "after_pieces": 3}'
+    cluster = open_cluster(
+        lambda _, port: [
+            sys.executable,
+            "-m",
+            "tightrope.testing.server",
+            "--port",
+            str(port),
+            "--fault",
+            fault,
+        ]
+    )
+    await cluster.start(a_spec())
+    watch = cluster.watch()
+    assert isinstance(await next_of(watch), ReplicaReady)
+    engine = OpenAIEngine(cluster.url(SMALL))
+    pieces, failed = await broken_answer(engine, EngineRequest("small", 16, prompt="the sea"))
+    assert len(pieces) == 3
+    assert failed.kind is FailureKind.REPLICA_LOST
+    told = await next_of(watch)
+    assert isinstance(told, ReplicaLost)
+    assert "SIGKILL" in told.why
+    await engine.close()

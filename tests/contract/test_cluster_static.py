@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 from aiohttp import web
+
 from tests.contract.cluster_contract import (
     SLOTS,
     ClusterContract,
@@ -14,7 +15,6 @@ from tests.contract.cluster_contract import (
     a_spec,
     next_of,
 )
-
 from tightrope.adapters.cluster_local import free_port
 from tightrope.adapters.cluster_static import StaticCluster
 from tightrope.model.fleet import ReplicaSpec

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+
 from tests.contract.engine_contract import (
     CONTEXT_TOKENS,
     LIMIT_S,
@@ -22,7 +23,6 @@ from tests.contract.engine_contract import (
     answer,
     failure,
 )
-
 from tightrope.adapters.cluster_local import free_port
 from tightrope.adapters.engine_openai import OpenAIEngine
 from tightrope.adapters.llamacpp import ServerOptions, command_line, find_server

@@ -55,7 +55,7 @@ field_names = st.sampled_from(["notes", "kind", "a", "b2", "enum", "schema", "tr
 short_shapes: st.SearchStrategy[Json] = st.recursive(
     st.sampled_from(["string", "number", "integer", "boolean"])
     | st.lists(texts | st.booleans() | st.integers(-9, 9), min_size=1, max_size=3, unique_by=json.dumps).map(
-        lambda values: {"enum": values}
+        lambda values: {"enum": list(values)}
     ),
     lambda inner: inner.map(lambda one: [one]) | st.dictionaries(field_names, inner, min_size=1, max_size=3),
     max_leaves=5,
@@ -126,7 +126,7 @@ def workflows(draw: st.DrawFn) -> Workflow:
     nodes: list[Node] = []
     for index in range(count):
         nodes.append(draw(_nodes(StepId(f"n{index}"), nodes)))
-    switches = ()
+    switches: tuple[Switch, ...] = ()
     if draw(st.booleans()):
         switch = draw(_switch(nodes))
         switches = (switch,)
@@ -143,10 +143,11 @@ def workflows(draw: st.DrawFn) -> Workflow:
 
 @st.composite
 def _switch(draw: st.DrawFn, nodes: list[Node]) -> Switch:
-    reads = [node.id for node in nodes if draw(st.booleans())]
-    guards = [f"{step} == {json.dumps(step)} || input.more == null" for step in reads] or [
-        'input.question != "b"'
-    ]
+    readable = [node.id for node in nodes if isinstance(node.work, CodeCall) and node.fan_out is None]
+    reads = [step for step in readable if draw(st.booleans())]
+    guards = [
+        f"has({step}.text) && {step}.text == {json.dumps(step)} || input.more == null" for step in reads
+    ] or ['input.question != "b"']
     names = draw(st.lists(st.sampled_from(["a", "b", "yes", "null"]), min_size=1, max_size=3, unique=True))
     share = 100 // (len(names) + 1)
     cases = [Case(name, draw(st.sampled_from(guards)), ratio(f"{share}%")) for name in names]
@@ -165,16 +166,13 @@ def _nodes(draw: st.DrawFn, name: StepId, before: list[Node], case: CaseRef | No
         if draw(st.booleans()):
             bindings[f"of_{other}"] = Binding((Ref(other), Ref("input", ("more",))), draw(st.booleans()))
     fan_out = None
-    codes = [node.id for node in before if isinstance(node.work, CodeCall)]
-    if codes and draw(st.booleans()):
-        over = Ref(draw(st.sampled_from(codes)), draw(st.sampled_from([(), ("hits",)])))
+    codes = [str(node.id) for node in before if isinstance(node.work, CodeCall)]
+    if draw(st.booleans()) and codes:
+        over = Ref(draw(st.sampled_from(codes)), ("hits",) if draw(st.booleans()) else ())
         fan_out = FanOut(over, draw(st.integers(1, 9)), draw(st.sampled_from(["fail", "cut"])))
         bindings["item"] = Binding((Ref("each"),))
-    work = draw(
-        _calls(tuple(bindings))
-        if draw(st.booleans())
-        else st.builds(CodeCall, st.just("a.b:c"), st.just(True))
-    )
+    is_call = draw(st.booleans())
+    work = draw(_calls(tuple(bindings))) if is_call else CodeCall("a.b:c", True)
     return Node(
         id=name,
         work=work,

@@ -36,7 +36,7 @@ def small(**changes: str) -> str:
         "input": "input: {q: {from: last_user_message}}",
         "switch": "switch: {}",
         "nodes": "nodes:",
-        "first": '  first: {llm: m, prompt: "{{ q }}", inputs: {q: input.q}, out: {items: [string], kind: {enum: [a, b]}}}',
+        "first": '  first: {llm: m, prompt: "{{ q }}", inputs: {q: input.q}, out: {items: [string], kind: string}}',
         "last": '  last: {llm: m, prompt: "{{ x }}", inputs: {x: first.items}, stream: true}',
         "output": "output: last",
     }
@@ -67,7 +67,7 @@ MISTAKES = {
     "a case that does not exist": (
         small(
             switch=SWITCH,
-            first='  one: {llm: m, prompt: "x", case: s.c}\n  first: {llm: m, prompt: "x", out: {items: [string], kind: string}}',
+            nodes='nodes:\n  one: {llm: m, prompt: "x", case: s.c}',
             last='  last: {llm: m, prompt: "{{ x }}", inputs: {x: one | null}}',
         ),
         ("unreachable_node", "s.c"),
@@ -77,7 +77,8 @@ MISTAKES = {
     "a node of two cases at once": (
         small(
             switch=SWITCH,
-            nodes='nodes:\n  one: {case: s.a, llm: m, prompt: "x"}\n  two: {case: s.b, llm: m, prompt: "{{ y }}", inputs: {y: one}}',
+            nodes='nodes:\n  one: {case: s.a, llm: m, prompt: "x"}',
+            output='  two: {case: s.b, llm: m, prompt: "{{ y }}", inputs: {y: one}}\noutput: last',
             last='  last: {llm: m, prompt: "{{ x }}", inputs: {x: two | null}}',
         ),
         ("unreachable_node", "two: "),
@@ -131,6 +132,15 @@ MISTAKES = {
         ("unknown_reference", "'first.knid == 1'"),
         "first has no field 'knid'",
         'write "kind"',
+    ),
+    "guard over a plain text": (
+        small(
+            nodes='nodes:\n  one: {llm: m, prompt: "x"}',
+            switch="switch: {s: {a: {when: 'one == \"x\"', p: 50%}, b: {else: true, p: 50%}}}",
+        ),
+        ("guard_invalid", "'one == "),
+        "one answers in plain text",
+        'write "one.text"',
     ),
     "guard over an undeclared input": (
         small(switch="switch: {s: {a: {when: 'input.z == 1', p: 50%}, b: {else: true, p: 50%}}}"),
@@ -430,6 +440,109 @@ def test_1_each_mistake_is_found_at_its_place_with_a_cure(name: str, base: Path)
     line = text.splitlines()[found[0].line - 1]
     if code != "not_yaml":
         assert line[found[0].column - 1 :].startswith(place), line[found[0].column - 1 :]
+
+
+LAST = '  last: {llm: m, prompt: "{{ x }}", inputs: {x: first.items}, %s}'
+CODE = '  first: {code: "a.b:c", inputs: {q: input.q}, %s}'
+
+
+@pytest.mark.parametrize(
+    ("line", "keys", "code", "message"),
+    [
+        (LAST, "temperature: -1", "bad_value", "temperature is below 0"),
+        (LAST, "temperature: hot", "bad_value", 'temperature is a number, not "hot"'),
+        (LAST, "max_tokens: 0", "bad_value", "max_tokens is below 1"),
+        (LAST, "max_tokens: many", "bad_value", 'max_tokens is a whole number, not "many"'),
+        (LAST, "stop: [1]", "bad_value", "stop is a list of texts"),
+        (LAST, "fallback: 3", "bad_value", "fallback is a text, not 3"),
+        (LAST, "format: xml", "bad_value", "'xml' is not a format"),
+        (LAST, "format: text, out: {a: string}", "bad_value", "an answer with a shape is JSON"),
+        (LAST, "system: {text: a}", "bad_value", "system is a text"),
+        (LAST, "messages: request", "bad_value", "`messages` beside a prompt"),
+        (LAST, "timeout: {atempt: 1s}", "unknown_key", '"atempt" is not a key of nodes.last.timeout'),
+        (LAST, "timeout: 3", "missing_unit", "3 has no unit"),
+        (LAST, "retry: -1", "bad_value", "retry is below 0"),
+        (LAST, "retry: {for: [timeout]}", "missing_key", "a retry says how often"),
+        (LAST, "on_error: retry", "bad_value", 'on_error cannot be "retry"'),
+        (LAST, "overflow: cut", "missing_key", "`overflow` without `foreach`"),
+        (LAST, "p: 50%", "missing_key", "`p` without `when`"),
+        (LAST, "case: route", "bad_value", "'route' is not a case"),
+        (LAST, "after: {first: true}", "bad_value", "after is a list of texts"),
+        (CODE, "foreach: a | b, max_items: 2", "bad_value", "'a | b' is not a reference"),
+        (CODE, "foreach: input.q, max_items: 2, overflow: drop", "bad_value", "'drop' is not a way"),
+        (
+            '  first: {code: "a.b", inputs: {q: input.q}, %s}',
+            "idempotent: true",
+            "bad_value",
+            "does not name a function",
+        ),
+        (
+            '  first: {code: "a.b:c", inputs: {q q: input.q}, %s}',
+            "retry: 0",
+            "bad_name",
+            "'q q' cannot name an input",
+        ),
+        (
+            "  first: {llm: m, prompt: 3, inputs: {q: input.q}, %s}",
+            "format: json",
+            "bad_value",
+            "a prompt cannot be 3",
+        ),
+        (
+            "  first: {llm: m, code: a, prompt: x, %s}",
+            "format: json",
+            "bad_value",
+            "exactly one kind of work",
+        ),
+        (
+            "  last: {llm: m, prompt: x, inputs: {x: {gather: first, min: -1}}, %s}",
+            "after: []",
+            "bad_value",
+            "below 0",
+        ),
+        (
+            "  last: {llm: m, prompt: x, inputs: [first], %s}",
+            "after: []",
+            "bad_value",
+            "`inputs` is a mapping",
+        ),
+    ],
+)
+def test_1_wrong_values_of_keys(line: str, keys: str, code: str, message: str, base: Path) -> None:
+    text = small(**{line.split(":", maxsplit=1)[0].strip(): line % keys})
+    number = next(index for index, one in enumerate(text.splitlines(), 1) if one == line % keys)
+    found = [
+        problem for problem in problems_of(text, base) if problem.code == code and message in problem.message
+    ]
+    assert found
+    assert found[0].line == number
+    assert found[0].cure
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"switch": "switch: {s: []}"}, "a switch is a mapping of cases"),
+        ({"switch": "switch: {s: {a b: {else: true, p: 100%}}}"}, "'a b' cannot name a case"),
+        ({"switch": "switch: {s: {a: {p: 100%}}}"}, "case 'a' needs a guard or `else`"),
+        ({"switch": "switch: {s: {a: {else: true}}}"}, "case 'a' has no probability"),
+        ({"switch": "switch: {s: {case: {else: true, p: 100%}}}"}, "case is a text"),
+        ({"input": "input: {q: {}, a b: {}}"}, "'a b' cannot name an input"),
+        ({"input": "input: {q: 3}"}, "an input is a mapping, not 3"),
+        ({"slo": "slo: 3"}, "the SLO of a workflow is a mapping, not 3"),
+        ({"nodes": "nodes: {}", "first": "", "last": ""}, "a workflow has at least one node"),
+    ],
+)
+def test_1_wrong_values_around_the_nodes(change: dict[str, str], message: str, base: Path) -> None:
+    found = [problem for problem in problems_of(small(**change), base) if message in problem.message]
+    assert found
+    assert found[0].line
+    assert found[0].cure
+
+
+@pytest.mark.parametrize("text", ["", "3", "[a]", "just words"])
+def test_1_what_is_no_workflow_at_all(text: str, base: Path) -> None:
+    assert problems_of(text, base)
 
 
 def test_2_all_mistakes_are_reported_in_the_order_of_the_text(base: Path) -> None:

@@ -18,7 +18,7 @@ from tests.flow.forms import RAG
 from tests.flow.generated import workflows
 from tightrope.flow.check import content_problems
 from tightrope.flow.document import read_workflow, write_workflow
-from tightrope.model.errors import InvalidWorkflow
+from tightrope.model.errors import InvalidWorkflow, Problem
 from tightrope.model.workflow import Workflow, problems
 
 
@@ -33,7 +33,7 @@ def test_1_2_a_workflow_survives_being_written_and_read(workflow: Workflow) -> N
 
 
 @given(workflows(), st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=20)
 def test_2_the_order_of_inputs_does_not_change_the_version(workflow: Workflow, random: Random) -> None:
     nodes = [
         replace(node, inputs=tuple(random.sample(node.inputs, len(node.inputs)))) for node in workflow.nodes
@@ -43,7 +43,7 @@ def test_2_the_order_of_inputs_does_not_change_the_version(workflow: Workflow, r
 
 
 @given(workflows())
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=20)
 def test_2_other_content_is_another_version(workflow: Workflow) -> None:
     assert replace(workflow, name=workflow.name + "x").version != workflow.version
     node = replace(workflow.nodes[0], timeouts=replace(workflow.nodes[0].timeouts, total_s=123.25))
@@ -53,19 +53,22 @@ def test_2_other_content_is_another_version(workflow: Workflow) -> None:
 @given(st.integers(0, len(RAG)), st.integers(0, 40), st.text(max_size=12))
 @settings(deadline=None, max_examples=200)
 def test_3_a_damaged_text_gives_problems_with_places_and_cures(at: int, length: int, other: str) -> None:
-    text = RAG[:at] + other + RAG[at + length :]
-    try:
-        read_workflow(text, source="rag.yaml", base=Path())
-    except InvalidWorkflow as error:
-        assert error.problems
-        assert all(problem.cure and problem.message and problem.code for problem in error.problems)
-        assert not text.strip() or all(problem.line for problem in error.problems) or "workflow" not in text
+    for problem in _problems(RAG[:at] + other + RAG[at + length :]):
+        assert problem.code
+        assert problem.message
+        assert problem.cure
+        assert problem.line
 
 
 @given(st.text(max_size=80) | st.binary(max_size=80).map(lambda raw: raw.decode("latin-1")))
 @settings(deadline=None, max_examples=200)
 def test_3_any_text_is_refused_with_problems(text: str) -> None:
+    assert _problems(text)
+
+
+def _problems(text: str) -> tuple[Problem, ...]:
     try:
         read_workflow(text, source="x.yaml", base=Path())
     except InvalidWorkflow as error:
-        assert error.problems
+        return error.problems
+    return ()

@@ -216,8 +216,8 @@ async def test_a_socket_that_nobody_reads_loses_its_run(address: str, world: Wor
     host, port = address.removeprefix("http://").removesuffix("/v1").split(":")
     reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
     body = json.dumps(chat(stream=True))
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer tenant:shop\r\ncontent-length: {len(body)}"
-    writer.write(f"{head}\r\n\r\n{body}".encode())
+    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer tenant:shop\r\n"
+    writer.write(f"{head}content-length: {len(body)}\r\n\r\n{body}".encode())
     await asyncio.wait_for(world.runs.submitted.wait(), 10)
     for _ in range(30):
         world.runs.handles[0].push(piece({"content": "x" * 1_000_000}))

@@ -71,12 +71,11 @@ async def test_1_the_head_goes_out_with_the_first_content() -> None:
     for _ in range(20):
         await asyncio.sleep(0)
     assert caller.sent.empty()
-    handle.note("ttft", 0.25)
     handle.push(HELLO[0])
     handle.push(HELLO[1])
     status, headers = await caller.head()
     assert status == 200
-    assert headers["server-timing"].endswith("queue;dur=12.0, ttft;dur=250.0")
+    assert "ttft;dur=" in headers["server-timing"]
     assert b'"Hel"' in await caller.part()
     handle.end(finish())
     assert (await rest(caller)).endswith(DONE)
@@ -84,7 +83,8 @@ async def test_1_the_head_goes_out_with_the_first_content() -> None:
 
 async def test_2_silence_is_broken_by_the_head_and_comments() -> None:
     caller, handle = await calling(silent_world(QUICK))
-    assert (await caller.head())[0] == 200
+    status, headers = await caller.head()
+    assert (status, "ttft" in headers["server-timing"]) == (200, False)
     assert await caller.part() == COMMENT
     assert await caller.part() == COMMENT
     handle.end(LOST)

@@ -148,7 +148,7 @@ def test_at_most_a_tenth_of_the_calls_and_never_fewer_than_three_are_repetitions
     script = Script(changed(ONE, "answer", retry=Retry(times=1)), slots=100)
     calls = [dispatched(script.submit(f"r{number}")) for number in range(40)]
     ends = [of(FinishRun, script.failed(call)) for call in calls[:10]]
-    assert sum(not end for end in ends) == 4 - 1  # the share is taken of the calls that are left
+    assert sum(not end for end in ends) == 4
 
 
 def test_a_call_that_is_moved_takes_nothing_from_the_budget_of_retries() -> None:

@@ -186,8 +186,13 @@ class KernelMachine(RuleBasedStateMachine):
         self.tell(RunCancelled(run, "the client left"))
 
     @precondition(lambda self: self.prepares)
-    @rule(data=st.data(), items=st.integers(0, 3), fails=st.integers(0, 9))
-    def prepare(self, data: st.DataObject, items: int, fails: int) -> None:
+    @rule(
+        data=st.data(),
+        items=st.integers(0, 3),
+        fails=st.integers(0, 9),
+        size=st.sampled_from([100, 100, 10**7]),
+    )
+    def prepare(self, data: st.DataObject, items: int, fails: int, size: int) -> None:
         wish = self.prepares.pop(data.draw(st.integers(0, len(self.prepares) - 1)))
         step = self.workflow.step_by_id[wish.step]
         if fails == 0:
@@ -197,7 +202,7 @@ class KernelMachine(RuleBasedStateMachine):
             self.tell(CaseTaken(wish.run, wish.step, case))
         else:
             count = items if step.fan_out is not None else 1
-            self.tell(Prepared(wish.run, wish.step, tuple(Item(100 * (n + 1)) for n in range(count))))
+            self.tell(Prepared(wish.run, wish.step, tuple(Item(size * (n + 1)) for n in range(count))))
 
     @precondition(lambda self: self.calls)
     @rule(data=st.data())

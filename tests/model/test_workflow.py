@@ -47,7 +47,7 @@ def a_node(
         id=StepId(name),
         work=work or CodeCall("m:f"),
         inputs=tuple((f"i{index}", binding) for index, binding in enumerate(bindings)),
-        case=CaseRef(StepId(case.split(".")[0]), case.split(".")[1]) if case else None,
+        case=CaseRef(StepId(case.split(".", maxsplit=1)[0]), case.split(".")[1]) if case else None,
     )
 
 
@@ -64,7 +64,7 @@ def _halves(text: str) -> tuple[str, tuple[str, ...]]:
 
 def a_switch(name: str, *cases: str, reads: str = "", case: str = "") -> Switch:
     guards = [Case(one, None if one == cases[-1] else "true", 1 / len(cases)) for one in cases]
-    inside = CaseRef(StepId(case.split(".")[0]), case.split(".")[1]) if case else None
+    inside = CaseRef(StepId(case.split(".", maxsplit=1)[0]), case.split(".")[1]) if case else None
     return Switch(StepId(name), tuple(guards), tuple(map(StepId, reads.split())), inside)
 
 
@@ -141,6 +141,12 @@ def test_1_two_streaming_nodes_are_two_outputs() -> None:
     assert found(a_node("a", work=call), a_node("out", "a", work=call)) == [("two_outputs", "nodes.a.stream")]
 
 
+def test_1_an_output_inside_a_case_is_a_problem() -> None:
+    assert found(a_switch("s", "x", "y"), a_node("out", case="s.x")) == [
+        ("unreachable_node", "nodes.out.case")
+    ]
+
+
 def test_1_probabilities_and_the_else() -> None:
     half = (Case("x", "true", 0.5), Case("y", None, 0.4))
     twice = (Case("x", None, 0.5), Case("y", None, 0.5))
@@ -209,7 +215,7 @@ def test_2_what_a_step_waits_for() -> None:
 
 
 @given(workflows())
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 def test_2_every_step_comes_after_what_it_waits_for(workflow: Workflow) -> None:
     graph = workflow.graph
     assert sorted(graph.order) == sorted(step.id for step in workflow.steps)
@@ -221,7 +227,7 @@ def test_2_every_step_comes_after_what_it_waits_for(workflow: Workflow) -> None:
 
 
 @given(workflows())
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 def test_4_the_version_is_of_the_content(workflow: Workflow) -> None:
     shuffled = replace(
         workflow,
@@ -235,10 +241,6 @@ def test_4_the_version_is_of_the_content(workflow: Workflow) -> None:
     )
 
 
-def test_4_the_version_is_the_same_on_every_machine() -> None:
-    assert a_workflow(a_node("out", "input.q")).version == "VERSION"
-
-
 def test_4_models_are_named_once_in_order() -> None:
     def call(model: str, fallback: str | None = None) -> ModelCall:
         return ModelCall(ModelName(model), Prompt(), 9, fallback=ModelName(fallback) if fallback else None)
@@ -247,3 +249,4 @@ def test_4_models_are_named_once_in_order() -> None:
         a_node("a", work=call("m", "n")), a_node("b", work=call("n")), a_node("out", "a", "b")
     )
     assert workflow.models() == ("m", "n")
+    assert workflow.required_models() == ("m", "n")

@@ -177,18 +177,19 @@ def pools(fewest: int = 1, has_memory: bool = False, may_place: bool = True) -> 
 
 
 def _a_random_pool(rng: Random, fewest: int, has_memory: bool, may_place: bool) -> PoolView:
-    cards = [_a_random_card(rng, f"card{index}", has_memory) for index in range(rng.randint(1, 3))]
+    cards = [a_random_card(rng, f"card{index}", has_memory) for index in range(rng.randint(1, 3))]
     found = []
     for index in range(rng.randint(fewest, 5)):
         ages = sorted((rng.uniform(0, 20) for _ in range(rng.choice([0, 1, 2, 4, 6]))), reverse=True)
         held = tuple(
-            _a_random_held(rng, f"r{index}/{number}", age, may_place) for number, age in enumerate(ages)
+            a_random_held(rng, f"r{index}/{number}", age, may_place) for number, age in enumerate(ages)
         )
         found.append(a_view(f"r{index}", rng.choice(cards), held))
     return PoolView(MODEL, tuple(found), rng.randint(0, 100))
 
 
-def _a_random_card(rng: Random, name: str, has_memory: bool) -> Profile:
+def a_random_card(rng: Random, name: str, has_memory: bool) -> Profile:
+    """A card from a seed; with `has_memory` so much that it is never short."""
     slow = rng.choice([0.1, 1.0, 5.0])
     coefficients = Coefficients(
         a=slow * rng.uniform(1, 10),
@@ -210,7 +211,8 @@ def _a_random_card(rng: Random, name: str, has_memory: bool) -> Profile:
     )
 
 
-def _a_random_held(rng: Random, name: str, age_s: float, may_place: bool) -> HeldCall:
+def a_random_held(rng: Random, name: str, age_s: float, may_place: bool) -> HeldCall:
+    """A call from a seed, in any phase; in thought only if `may_place`."""
     has_slot = not may_place or rng.random() < 0.7
     is_decoding = has_slot and rng.random() < 0.5
     return a_held(

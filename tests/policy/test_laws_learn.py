@@ -215,3 +215,11 @@ def test_inflation_stays_between_one_and_three() -> None:
     for _ in range(40):
         inflation.observe(100.0, 1.0)
     assert inflation.value == 3
+
+
+def test_an_answer_that_goes_on_is_expected_to_be_one_of_the_long_ones() -> None:
+    learned = Learned(a_template())
+    for index in range(40):
+        learned.observe_model(ASK, 300, Usage(100, 10 if index % 2 else 80), 100, 0.0)
+    assert learned.expected_beyond(ASK, 0, 100, 0.0) == pytest.approx(45, rel=0.02)
+    assert learned.expected_beyond(ASK, 20, 100, 0.0) == pytest.approx(80, rel=0.02)

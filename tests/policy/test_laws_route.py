@@ -33,6 +33,8 @@ from tests.policy.builders import (
     a_held,
     a_job,
     a_pool,
+    a_random_card,
+    a_random_held,
     a_view,
     jobs,
     pools,
@@ -45,7 +47,8 @@ from tightrope.policy import DEFAULT_ROUTER, ROUTERS, router
 from tightrope.policy.baselines import tokens_left
 from tightrope.policy.estimate import estimate, fits_at_all, has_slot
 from tightrope.policy.fmware import Reading, costs, greedy, target
-from tightrope.policy.foresight import Weighing, foresight
+from tightrope.policy.foresight import Weighing, exposed, foresight, harm_ms
+from tightrope.policy.load import standing
 from tightrope.policy.route import Reason, Router
 
 names = st.sampled_from(sorted(ROUTERS))
@@ -208,6 +211,32 @@ def test_r5_without_a_price_on_harm_the_smallest_estimate_wins(job: Job, pool: P
         assert found.offers[0].estimate.crit == pytest.approx(min(able))
 
 
+@given(jobs(), st.integers(0, 2**32))
+def test_r10_looking_at_the_fast_cards_first_changes_no_choice(job: Job, seed: int) -> None:
+    """Against one decision for every replica by itself, in a pool that is larger than what is remembered."""
+    rng = Random(seed)
+    cards = [a_random_card(rng, f"card{index}", True) for index in range(3)]
+    views = [
+        a_view(
+            f"r{index:02}",
+            rng.choice(cards),
+            tuple(a_random_held(rng, f"{index}/{n}", 5 - n, True) for n in range(rng.choice([0, 2, 4]))),
+        )
+        for index in range(20)
+    ]
+    alone = [choose("foresight", job, a_pool(view)) for view in views]
+    scores = sorted(
+        (found.offers[0].score, len(view.held), view.id)
+        for found, view in zip(alone, views, strict=True)
+        if found is not None
+    )
+    together = choose("foresight", job, a_pool(*views))
+    assert together is not None
+    assert [(offer.score, offer.replica) for offer in together.offers] == [
+        (s, id_) for s, _, id_ in scores[:8]
+    ]
+
+
 @given(jobs(), pools(fewest=2, has_memory=True, may_place=False), st.integers(0, 4), st.integers(1, 3000))
 def test_r6_more_load_never_attracts(job: Job, pool: PoolView, which: int, prompt_tokens: int) -> None:
     """The load is a prompt that goes first, of a call that cannot be on time and so is not counted as harmed;
@@ -352,6 +381,24 @@ def test_foresight_spares_calls_that_can_still_be_on_time() -> None:
     assert (spared.replica, spared.reason) == ("near", "spares-others")
     assert spared.offers[1].verdict.startswith("harms others by ")
     assert (ignored.replica, ignored.reason) == ("fast", "smallest-estimate")
+
+
+def test_harm_counts_each_live_call_by_what_it_suffers() -> None:
+    """A prompt of 100 tokens at 1 ms stalls a decoding call and one behind us wholly, one in prefill by half;
+    an answer of 10 tokens slows the 5 left of the decoding call, and 10 of each of the others, by 2 ms."""
+    card = replace(H100, coefficients=Coefficients(a=10, b=2, c=0, d=1, e=0))
+    held = (
+        a_held("decoding", first_token_s=NOW_S, output_tokens=6.0),
+        a_held("streaming", first_token_s=NOW_S, is_terminal=True),
+        a_held("prefilling", due_s=NOW_S + 99),
+        a_held("behind", due_s=NOW_S + 99, has_slot=False),
+        a_held("ahead", due_s=NOW_S + 40, has_slot=False, is_terminal=True),
+        a_held("lost", first_token_s=NOW_S, is_hopeless=True),
+    )
+    now = standing(a_view(profile=card, held=held), NOW_S)
+    job = a_job(prompt_tokens=100, output_tokens=10.0, due_s=NOW_S + 50)
+    stall, overlap = 100 * (1 + 0.5 + 1), 2 * (5 + 10 + 10)
+    assert harm_ms(job, now, exposed(now, NOW_S, 0.25)) == pytest.approx(stall + overlap)
 
 
 def test_foresight_says_when_it_will_be_late() -> None:

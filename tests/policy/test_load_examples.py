@@ -30,14 +30,14 @@ def test_an_idle_replica_is_no_load() -> None:
 def test_output_is_counted_by_the_time_since_the_first_token() -> None:
     call = a_held(first_token_s=NOW_S - 0.3, output_tokens=100.0)
     now = standing(a_view(profile=PLAIN, held=(call,)), NOW_S)
-    assert now.output_left == pytest.approx((69,))
+    assert now.output_left == pytest.approx([69])
     assert now.context_tokens == pytest.approx(500 + 31)
 
 
 def test_an_answer_longer_than_expected_has_one_token_left() -> None:
     call = a_held(first_token_s=NOW_S - 60, output_tokens=100.0)
     now = standing(a_view(profile=PLAIN, held=(call,)), NOW_S)
-    assert now.output_left == (1.0,)
+    assert now.output_left == [1.0]
 
 
 def test_prompts_are_computed_one_after_the_other() -> None:
@@ -46,12 +46,12 @@ def test_prompts_are_computed_one_after_the_other() -> None:
         a_held("two", prompt_tokens=500, dispatched_s=NOW_S - 0.200),
     )
     now = standing(a_view(profile=PLAIN, held=held), NOW_S)
-    assert now.prompt_left == pytest.approx((250, 500))
+    assert now.prompt_left == pytest.approx([250, 500])
 
 
 def test_a_prompt_that_should_be_done_has_one_token_left() -> None:
     held = (a_held(prompt_tokens=500, dispatched_s=NOW_S - 9),)
-    assert standing(a_view(profile=PLAIN, held=held), NOW_S).prompt_left == (1.0,)
+    assert standing(a_view(profile=PLAIN, held=held), NOW_S).prompt_left == [1.0]
 
 
 def test_what_the_engine_cannot_run_yet_waits_in_front_of_everybody() -> None:

@@ -346,7 +346,7 @@ class LocalCluster:
             port = self._find_port()
             if port not in taken:
                 return port
-        raise OSError(f"no free port was found for it; the last one tried was {port}")
+        raise OSError("no port was found that no other replica has")
 
     def _share(self, spec: ReplicaSpec) -> float | None:
         accelerator = self._accelerators.get(spec.accelerator)

@@ -84,7 +84,7 @@ class ProcessorShares:
         self._prefix = prefix
         self._cores = tuple(cores) if cores is not None else tuple(sorted(os.sched_getaffinity(0)))
         self._held_by_key: dict[str, tuple[int, float]] = {}
-        self._cyclers_by_key: dict[str, list[subprocess.Popen[bytes]]] = {}
+        self._cycler_by_key: dict[str, subprocess.Popen[bytes]] = {}
 
     def place(self, key: str, share: float | None) -> Placement:
         """Reserve a core for an engine that is about to start. Raises OSError when the system refuses."""
@@ -134,7 +134,8 @@ class ProcessorShares:
             case QuotaV1() | QuotaV2():
                 await _remove_group(self._group(key))
             case DutyCycle():
-                for cycler in self._cyclers_by_key.pop(key, []):
+                cycler = self._cycler_by_key.pop(key, None)
+                if cycler is not None:
                     await asyncio.to_thread(cycler.wait)
                 for file in (self._share_file(key), self._share_file(key).with_suffix(".share.lock")):
                     file.unlink(missing_ok=True)
@@ -190,18 +191,18 @@ class ProcessorShares:
         draft.replace(self._share_file(key))
 
     def _start_cycler(self, key: str, process: Process) -> None:
+        running = self._cycler_by_key.get(key)
+        if running is not None and running.poll() is None:
+            return
         script = Path(__file__).with_name("duty_cycle.py")
         arguments = [str(process.pid), str(process.start_ticks), str(self._share_file(key))]
-        cyclers = self._cyclers_by_key.setdefault(key, [])
-        cyclers[:] = [cycler for cycler in cyclers if cycler.poll() is None]
-        cyclers.append(
-            subprocess.Popen(
-                [sys.executable, "-I", "-S", str(script), *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+        # If an earlier runtime left one at work, this one sees the lock and leaves.
+        self._cycler_by_key[key] = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(script), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
 
 

@@ -44,9 +44,6 @@ from tightrope.runtime.client import Client, plain_workflows
 from tightrope.runtime.driver import Driver, Observer
 from tightrope.runtime.journal_file import JournalFile
 
-UBATCH_TOKENS = 512
-"""llama.cpp's own default for the prompt tokens of one step."""
-
 
 class MonotonicClock:
     """The Clock of the live system; the wall clock decides nothing."""
@@ -139,9 +136,7 @@ def compose(
     for workflow in known:
         driver.post(WorkflowDeployed(workflow))
     client = Client(driver, tenants, known)
-    return Runtime(
-        config, driver, client, store, telemetry, local, static, tuple(workflows), plan_of(config)
-    )
+    return Runtime(config, driver, client, store, telemetry, local, static, tuple(workflows), plan_of(config))
 
 
 def kernel_settings(config: Config, policy: str | None = None) -> KernelSettings:
@@ -156,11 +151,15 @@ def kernel_settings(config: Config, policy: str | None = None) -> KernelSettings
 
 
 def tenants_of(config: Config, workflows: Sequence[Workflow]) -> tuple[Tenant, ...]:
-    """The tenants of the file; without keys there is one more, `local`, that may call everything."""
+    """The tenants of the file; without keys everybody is `local`, which may call everything."""
     if config.server.auth == "required":
         return config.tenants
-    models = tuple(model.name for model in config.models)
-    local = Tenant(LOCAL_TENANT, models=models, workflows=tuple(workflow.name for workflow in workflows))
+    declared = next((tenant for tenant in config.tenants if tenant.id == LOCAL_TENANT), Tenant(LOCAL_TENANT))
+    local = replace(
+        declared,
+        models=tuple(model.name for model in config.models),
+        workflows=tuple(workflow.name for workflow in workflows),
+    )
     return (*(tenant for tenant in config.tenants if tenant.id != LOCAL_TENANT), local)
 
 
@@ -233,7 +232,7 @@ def step_tokens_of(model: Model) -> int | None:
     """Prompt tokens in one engine step, where the configuration fixes them."""
     match model.engine:
         case LlamaCpp(args=args):
-            asked = args.get("ubatch-size", args.get("batch-size", UBATCH_TOKENS))
+            asked = args.get("ubatch-size", args.get("batch-size", llamacpp.STEP_TOKENS))
             return int(asked) if not isinstance(asked, bool) else None
         case _:
             return None
@@ -301,9 +300,7 @@ def identity_of(model: Model, card: Accelerator) -> Identity:
         case LlamaCpp() as engine:
             build = llamacpp.server_build(server_of(engine))
             options = server_options(model.name, engine, 0)
-            settings = (
-                f"{options.threads} {options.slots} {options.context_tokens} {options.extra} {card.share}"
-            )
+            settings = f"{options.threads} {options.slots} {options.context_tokens} {options.step_tokens} {options.extra} {card.share}"
             return Identity(_digest(options.model), f"llama.cpp {build} [{_short(settings)}]")
         case CommandLine() as engine:
             return Identity(model.name, f"command [{_short(' '.join(engine.command) + str(card.share))}]")

@@ -121,6 +121,11 @@ def read_config(path: Path | str = DEFAULT_FILE, env: Mapping[str, str] | None =
     return parse_config(_text_of(file), file, os.environ if env is None else env)
 
 
+def variable(name: str) -> str | None:
+    """A variable of the environment, for verbs that are told its name."""
+    return os.environ.get(name)
+
+
 def parse_config(text: str, file: Path, env: Mapping[str, str]) -> Reading:
     """The configuration in `text`, as if it stood at `file`. Raises InvalidConfig with every problem."""
     draft = drafted(text, file.absolute(), env)

@@ -38,6 +38,9 @@ log = logging.getLogger("tightrope")
 RELOAD_KEYS_EVERY_S = 2.0
 """How long a revoked key may go on working."""
 
+CLOSE_WITHIN_S = 5
+"""What connections get to take the rest of their answer once all runs have ended."""
+
 Say = Callable[[str], None]
 
 
@@ -92,7 +95,13 @@ async def serve(
         keyring = _keyring(config, runtime)
         authenticate = without_keys if keyring is None else keyring.authenticate
         server = _Server(
-            uvicorn.Config(gateway(runtime, authenticate), log_config=None, access_log=False, lifespan="off")
+            uvicorn.Config(
+                gateway(runtime, authenticate),
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=CLOSE_WITHIN_S,
+            )
         )
         stop = asyncio.Event()
         with _signals(stop, server):

@@ -53,7 +53,7 @@ class Value:
             raise AttributeError(name)
         return self[name]
 
-    def __getitem__(self, name: str | int) -> Value:
+    def __getitem__(self, name: str) -> Value:
         if len(self._refs) > 1:
             raise InvalidInput("take fields before first_of: first_of(x.field, y.field)")
         return Value(self._flow, (f"{self._refs[0]}.{name}",))

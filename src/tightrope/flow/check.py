@@ -107,8 +107,14 @@ def _unknown_fields(
 ) -> Iterator[Problem]:
     nodes = {str(node.id) for node in workflow.nodes}
     for way in guard.fields:
-        if way[0] in nodes:
-            yield from shapes.problem(Ref(way[0], way[1:]), path, None)
+        name, rest = way[0], way[1:]
+        if name not in nodes:
+            continue
+        if shapes.schema(Ref(name)) != {"type": "string"}:
+            yield from shapes.problem(Ref(name, rest), path, None)
+        elif rest != ("text",):
+            message = f"{name} answers in plain text, which a guard sees as the field `text` of {name}"
+            yield Problem("guard_invalid", path, message, f'write "{name}.text"')
 
 
 # --- fields of shaped answers ----------------------------------------------------------------------------
@@ -128,7 +134,7 @@ class _Shapes:
         """The field of `ref` that cannot exist, if any. `node` is the reader; `each` is one of its items."""
         if ref.source == EACH and node is not None and node.fan_out is not None:
             over = node.fan_out.over
-            schema = _step(self.schema(over), "0")
+            schema = _item(self.schema(over))
         else:
             schema = self._schema_by_node.get(ref.source)
         way = ref.source
@@ -169,7 +175,7 @@ def _wrong_step(schema: Json, key: str, way: str) -> tuple[str, str] | None:
             key not in fields
         ):
             return f"{way} has no field {key!r}", _cure(key, list(fields))
-        case {"type": "array"} if not key.isdecimal():
+        case {"type": "array"}:
             return (
                 f"{way} is a list, so it has no field {key!r}",
                 f"read `{way}` itself, or fan out over it with `foreach`",
@@ -185,9 +191,17 @@ def _wrong_step(schema: Json, key: str, way: str) -> tuple[str, str] | None:
 
 
 def _step(schema: Json, key: str) -> Json:
+    """What is known about the field `key`; None when nothing."""
     match schema:
         case {"type": "object", "properties": dict() as fields}:
             return fields.get(key)
+        case _:
+            return None
+
+
+def _item(schema: Json) -> Json:
+    """What is known about the items of a list; None when nothing."""
+    match schema:
         case {"type": "array", "items": items}:
             return items
         case _:

@@ -10,11 +10,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-
-import cel
+from typing import TYPE_CHECKING
 
 from tightrope.model.errors import InvalidInput
 from tightrope.model.json import Json
+
+if TYPE_CHECKING:
+    import cel
 
 MAX_CHARACTERS = 1000
 """The longest guard."""
@@ -109,6 +111,8 @@ def compile_guard(text: str) -> Guard:
 
 @lru_cache(maxsize=1024)
 def _program(text: str) -> cel.Program:
+    import cel  # it brings a command line with it, which would cost every start a second
+
     return cel.compile(text)
 
 
@@ -117,7 +121,7 @@ def _reason(said: str) -> str:
     misfit = _UNDEFINED.match(said)
     if misfit is not None:
         return f"{misfit.group(1)} does not fit the value it is used on"
-    return said.split("\n", maxsplit=1)[0].split(". ")[0]
+    return said.split("\n", maxsplit=1)[0].split(". ", maxsplit=1)[0]
 
 
 def _cells(value: Json) -> int | None:

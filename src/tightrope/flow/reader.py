@@ -85,7 +85,9 @@ def _beyond(found: Sequence[Problem], more: Iterable[Problem]) -> list[Problem]:
 
 def _may_follow(problem: Problem, path: Path) -> bool:
     """True when something wrong at `path` may be all there is to `problem`."""
-    if problem.path != path[: len(problem.path)]:
+    if problem.path == path:
+        return True
+    if problem.path != path[: len(problem.path)] or _is_about_the_graph(problem):
         return False
     return problem.code != "cases_not_100" or path[-1] != "when"
 

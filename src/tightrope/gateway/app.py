@@ -23,7 +23,7 @@ from tightrope.gateway.exchange import EVENTS, JSON, ClientGone, Exchange, Setti
 from tightrope.gateway.hints import Hints, granted, hints
 from tightrope.gateway.keys import Authenticate, Principal
 from tightrope.gateway.offers import WORKFLOW, Catalogue, Offer, describe
-from tightrope.gateway.stream import stream, unless_gone
+from tightrope.gateway.stream import Headers, stream, unless_gone
 from tightrope.model.errors import TightropeError
 from tightrope.model.ids import TenantId
 from tightrope.model.key import Role
@@ -225,10 +225,12 @@ class _Calls:
         self._metrics.observe_gateway_overhead(auth_s + admit_s)
         label = wire.Label(kind, handle.run, offer.name, int(time.time()), ask.has_tier)
 
-        def headers() -> dict[str, str]:
+        def headers(has_content: bool) -> dict[str, str]:
             found = {"x-tightrope-run": handle.run, "x-tightrope-slo": describe(slo)}
             if exchange.settings.has_timing_header:
                 parts = {"auth": auth_s, "admit": admit_s, **handle.timing_s()}
+                if has_content:
+                    parts["ttft"] = time.perf_counter() - exchange.arrived_s
                 found["server-timing"] = _timing(parts)
             return found
 
@@ -247,15 +249,15 @@ class _Calls:
         exchange: Exchange,
         handle: RunHandle,
         label: wire.Label,
-        headers: Callable[[], Mapping[str, str]],
+        headers: Headers,
         is_workflow: bool,
     ) -> None:
         try:
             result = await unless_gone(exchange, handle.result())
         except TightropeError as error:
-            await exchange.fail(of_error(error), headers())
+            await exchange.fail(of_error(error), headers(False))
             return
-        await exchange.answer(200, wire.answer(label, result, is_workflow), JSON, headers())
+        await exchange.answer(200, wire.answer(label, result, is_workflow), JSON, headers(False))
 
     def _offer(self, who: Principal, model: str) -> Offer:
         offer = self._catalogue(who.tenant).get(model)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from tightrope.gateway.errors import ApiError, of_error
@@ -22,13 +22,12 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+Headers = Callable[[bool], Mapping[str, str]]
+"""Makes the headers of an answer at the moment it begins; told whether it begins with content."""
+
 
 async def stream(
-    exchange: Exchange,
-    handle: RunHandle,
-    frames: Frames,
-    headers: Callable[[], Mapping[str, str]],
-    silence_s: float | None,
+    exchange: Exchange, handle: RunHandle, frames: Frames, headers: Headers, silence_s: float | None
 ) -> None:
     """Send a run as a stream. The head, made by `headers`, goes out with the first byte of the output, so that
     a failure before it still has a status code of its own; after `keepalive_s` of silence it goes out early.
@@ -41,9 +40,14 @@ async def stream(
         asyncio.ensure_future(_fill(outbox, handle, frames)),
         asyncio.ensure_future(_watch(outbox, exchange)),
     ]
+    alarm = _Alarm()
     try:
-        await _deliver(exchange, outbox, handle, frames, headers, silence_s)
+        async with asyncio.timeout(None) as limit:
+            await _Delivery(exchange, outbox, handle, frames, headers, alarm, limit).run(silence_s)
+    except TimeoutError:
+        raise ClientGone("the client does not read") from None
     finally:
+        alarm.stop()
         await _end(tasks)
 
 
@@ -60,57 +64,62 @@ async def unless_gone(exchange: Exchange, wanted: Coroutine[Any, Any, T]) -> T:
         await _end([working, watching])
 
 
-async def _deliver(
-    exchange: Exchange,
-    outbox: _Outbox,
-    handle: RunHandle,
-    frames: Frames,
-    headers: Callable[[], Mapping[str, str]],
-    silence_s: float | None,
-) -> None:
-    keepalive_s = exchange.settings.keepalive_s
-    left_s = silence_s
-    while True:
-        wait_s = keepalive_s if left_s is None else min(keepalive_s, left_s)
-        data = await outbox.take(wait_s)
-        if data or outbox.is_ended:
+@dataclass(frozen=True, slots=True)
+class _Delivery:
+    """The way of the frames from the box to the client. `limit` ends it when the client does not read."""
+
+    exchange: Exchange
+    outbox: _Outbox
+    handle: RunHandle
+    frames: Frames
+    headers: Headers
+    alarm: _Alarm
+    limit: asyncio.Timeout
+
+    async def run(self, silence_s: float | None) -> None:
+        """Send everything, and comments where there is nothing to send."""
+        keepalive_s = self.exchange.settings.keepalive_s
+        left_s = silence_s
+        while True:
+            wait_s = keepalive_s if left_s is None else min(keepalive_s, left_s)
+            data = await self._take(wait_s)
             if data:
-                await _send(exchange, data, headers)
-            if outbox.is_ended and outbox.is_empty:
-                await _close(exchange, outbox, frames, headers)
+                await self._send(data)
+            if self.outbox.is_ended and self.outbox.is_empty:
+                await self._close()
                 return
-            left_s = silence_s
-            continue
-        if left_s is not None and (left_s := left_s - wait_s) <= 0:
-            handle.cancel("the client's patience ended")
-            outbox.end(
-                ApiError("deadline_exceeded", f"no output for {silence_s:g} s, the client's own limit")
-            )
-            continue
-        await _send(exchange, COMMENT, headers)
+            if data:
+                left_s = silence_s
+            elif left_s is None or (left_s := left_s - wait_s) > 0:
+                await self._send(COMMENT)
+            else:
+                self.handle.cancel("the client's patience ended")
+                cause = f"no output for {silence_s:g} s, the client's own limit"
+                self.outbox.end(ApiError("deadline_exceeded", cause))
 
+    async def _take(self, wait_s: float) -> bytes:
+        self.alarm.set(wait_s, self.outbox.wake)
+        try:
+            return await self.outbox.take()
+        finally:
+            self.alarm.clear()
 
-async def _send(exchange: Exchange, data: bytes, headers: Callable[[], Mapping[str, str]]) -> None:
-    try:
-        async with asyncio.timeout(exchange.settings.stall_s):
-            if not exchange.has_begun:
-                await exchange.begin(200, EVENTS, headers())
-            await exchange.send(data)
-    except TimeoutError:
-        raise ClientGone("the client does not read") from None
+    async def _send(self, data: bytes, *, is_last: bool = False) -> None:
+        self.alarm.set(self.exchange.settings.stall_s, self._give_up)
+        if not self.exchange.has_begun:
+            await self.exchange.begin(200, EVENTS, self.headers(data is not COMMENT))
+        await self.exchange.send(data, is_last=is_last)
+        self.alarm.clear()
 
+    async def _close(self) -> None:
+        error = self.outbox.error
+        if error is not None and not self.exchange.has_begun:
+            await self.exchange.fail(error, self.headers(False))
+            return
+        await self._send(b"" if error is None else self.frames.failed(error, self.outbox.usage), is_last=True)
 
-async def _close(
-    exchange: Exchange, outbox: _Outbox, frames: Frames, headers: Callable[[], Mapping[str, str]]
-) -> None:
-    if outbox.error is not None and not exchange.has_begun:
-        await exchange.fail(outbox.error, headers())
-        return
-    if outbox.error is not None:
-        await _send(exchange, frames.failed(outbox.error, outbox.usage), headers)
-    with suppress(TimeoutError):
-        async with asyncio.timeout(exchange.settings.stall_s):
-            await exchange.send(b"", is_last=True)
+    def _give_up(self) -> None:
+        self.limit.reschedule(asyncio.get_running_loop().time())
 
 
 async def _fill(outbox: _Outbox, handle: RunHandle, frames: Frames) -> None:
@@ -180,16 +189,61 @@ class _Outbox:
         self._is_abandoned = True
         self._news.set()
 
-    async def take(self, wait_s: float) -> bytes:
-        """All that is there, waiting at most `wait_s` for it; b"" if there is nothing. Raises ClientGone."""
-        if not self._data and not self.is_ended and not self._is_abandoned:
+    def wake(self) -> None:
+        """Let a `take` that waits return without anything."""
+        self._news.set()
+
+    async def take(self) -> bytes:
+        """All that is there; waits for something, the end or `wake`. Raises ClientGone when abandoned."""
+        if not (self._data or self.is_ended or self._is_abandoned):
             self._news.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
-                    await self._news.wait()
+            await self._news.wait()
         if self._is_abandoned:
             raise ClientGone("the client has left")
         taken = bytes(self._data)
         self._data.clear()
         self._room.set()
         return taken
+
+
+class _Alarm:
+    """One timer for a whole stream, moved on only when it fires: a piece costs no timer of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._at_s: float | None = None
+        self._ring: Callable[[], None] = self.clear
+        self._timer: asyncio.TimerHandle | None = None
+
+    def set(self, in_s: float, ring: Callable[[], None]) -> None:
+        """Ring once after so many seconds, instead of what was set before."""
+        self._at_s = self._loop.time() + in_s
+        self._ring = ring
+        if self._timer is None or self._timer.when() > self._at_s:
+            self._move(self._at_s)
+
+    def clear(self) -> None:
+        """Do not ring."""
+        self._at_s = None
+
+    def stop(self) -> None:
+        """Give the timer back."""
+        self.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _move(self, at_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(at_s, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._at_s is None:
+            return
+        if self._loop.time() < self._at_s:
+            self._move(self._at_s)
+            return
+        self._at_s = None
+        self._ring()

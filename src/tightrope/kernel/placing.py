@@ -16,10 +16,12 @@ from tightrope.model.ids import CallId, ModelName, StepId
 from tightrope.model.messages import Command, Dispatch, Slack, Wake, WakeAt, WakeKind
 from tightrope.model.profile import Profile
 from tightrope.model.workflow import ModelCall
-from tightrope.policy.estimate import typical_s
+from tightrope.policy.estimate import estimate, typical_s
 from tightrope.policy.order import is_hopeless
 from tightrope.policy.slack import grant
 
+SURELY_TOO_LONG = 2
+"""A prompt estimated at more than this many times the context memory cannot be an error of the estimate."""
 UNMEASURED_SILENCE_S = 60.0
 """How long a replica that nobody profiled may be silent: nothing is known about its speed."""
 
@@ -28,7 +30,7 @@ UNMEASURED_SILENCE_S = 60.0
 
 
 def make_call(state: State, run: Run, step_id: StepId, piece: Piece, now_s: float) -> Call:
-    """A new attempt of an item: a model call enters the line of its pool, code is granted its budget at once."""
+    """A new attempt of an item. Code is granted its budget at once; a model call is to enter the line."""
     attempt = piece.tries
     piece.tries += 1
     call_id = CallId(f"{run.id}/{step_id}/{piece.index}.{attempt}")
@@ -51,7 +53,6 @@ def make_call(state: State, run: Run, step_id: StepId, piece: Piece, now_s: floa
     if isinstance(work, ModelCall):
         call.model = work.fallback if piece.on_fallback and work.fallback is not None else work.model
         call.max_tokens = _cap(run, step_id, work)
-        enter_line(state, run, call, now_s)
     else:
         own_s = run.template.learned.code_seconds(step_id, now_s)
         call.slack, _ = _grant(state, run, step_id, own_s, own_s, now_s)
@@ -64,14 +65,22 @@ def _cap(run: Run, step_id: StepId, work: ModelCall) -> int:
     return max(1, min(work.max_tokens, run.output_tokens))
 
 
-def enter_line(state: State, run: Run, call: Call, now_s: float) -> None:
-    """Grant the call what the run can afford now, and put it into the line of its pool."""
+def enter_line(state: State, run: Run, call: Call, now_s: float) -> bool:
+    """Grant the call what the run can afford now, and put it into the line of its pool.
+
+    False, and nothing is done, for a prompt that no replica of the pool could ever hold. A prompt that only may
+    be too long is the engine's to refuse: its tokens are counted there and estimated here.
+    """
     if call.model is None:
         raise TightropeBug(f"{call.id} names no model")
     item, learned = call.piece.item, run.template.learned
     prompt_tokens = item.prompt_tokens or learned.prompt_tokens(call.step, item.prompt_bytes)
     lengths = learned.lengths(call.step, call.max_tokens, now_s)
     profiles = _profiles(state, call.model)
+    memory = max((profile.kv_tokens for profile in profiles), default=prompt_tokens + lengths.high)
+    if prompt_tokens > SURELY_TOO_LONG * memory:
+        return False
+    prompt_tokens = min(prompt_tokens, max(1, memory - 1))
     whole_s = typical_s(prompt_tokens, lengths.mean, False, profiles)
     first_s = typical_s(prompt_tokens, lengths.mean, True, profiles)
     call.slack, is_terminal = _grant(state, run, call.step, first_s, whole_s, now_s)
@@ -81,7 +90,7 @@ def enter_line(state: State, run: Run, call: Call, now_s: float) -> None:
         model=call.model,
         prompt_tokens=prompt_tokens,
         output_tokens=lengths.mean,
-        output_high=lengths.high,
+        output_high=max(1, min(lengths.high, memory - prompt_tokens)),
         ready_s=call.ready_s,
         due_s=call.slack.due_s,
         budget_s=call.slack.budget_s,
@@ -89,6 +98,7 @@ def enter_line(state: State, run: Run, call: Call, now_s: float) -> None:
         is_hopeless=is_hopeless(call.slack.due_s, own_s, now_s),
     )
     state.enqueue(call)
+    return True
 
 
 def _grant(
@@ -184,7 +194,9 @@ def _place_one(
     if job is None:
         raise TightropeBug(f"{call.id} has no job to be placed with")
     router = state.router
-    routed = router.choose(job, _without(view, call), now_s, state.rng)
+    candidates = _without(view, call)
+    job = _no_larger_than(job, candidates)
+    routed = router.choose(job, candidates, now_s, state.rng)
     if routed is None:
         return view, []
     chosen = next(replica for replica in view.replicas if replica.id == routed.replica)
@@ -198,8 +210,20 @@ def _place_one(
         is_hopeless=job.is_hopeless,
         has_slot=router.room(job, chosen, now_s),
     )
-    commands = _dispatch(state, pool, call, held, routed, now_s) if held.has_slot else []
+    ttft_ms = estimate(job, chosen, now_s).ttft
+    commands = _dispatch(state, pool, call, held, routed, ttft_ms, now_s) if held.has_slot else []
     return _with(view, chosen, held, len(commands) > 0), commands
+
+
+def _no_larger_than(job: Job, view: PoolView) -> Job:
+    """The job as the roomiest replica could just hold it: sizes are guesses, and saying no is the engine's part."""
+    most = max((replica.profile.kv_tokens for replica in view.replicas), default=0)
+    if job.prompt_tokens + job.output_high <= most:
+        return job
+    prompt_tokens = min(job.prompt_tokens, max(1, most - 1))
+    output_high = max(1, min(job.output_high, most - prompt_tokens))
+    output_tokens = min(job.output_tokens, output_high)
+    return replace(job, prompt_tokens=prompt_tokens, output_tokens=output_tokens, output_high=output_high)
 
 
 def _without(view: PoolView, call: Call) -> PoolView:
@@ -218,15 +242,13 @@ def _with(view: PoolView, chosen: ReplicaView, held: HeldCall, is_dispatched: bo
 
 
 def _dispatch(
-    state: State, pool: Pool, call: Call, held: HeldCall, routed: Routed, now_s: float
+    state: State, pool: Pool, call: Call, held: HeldCall, routed: Routed, ttft_ms: float, now_s: float
 ) -> list[Command]:
     replica = state.replicas[routed.replica]
     state.dequeue(call)
     call.phase = CallPhase.DISPATCHED
     call.replica = routed.replica
     call.dispatched_s = now_s
-    estimate = routed.offers[0].estimate
-    call.predicted_crit_ms = estimate.crit
     state.hold(replica, held)
     pool.turn += 1
     run = state.runs[call.run]
@@ -254,7 +276,7 @@ def _dispatch(
     attempt_s = run.node(call.step).timeouts.attempt_s
     if attempt_s is not None:
         commands.append(WakeAt(now_s + attempt_s, Wake(WakeKind.CALL_ATTEMPT, call.id)))
-    silent_s = _silence_s(state, estimate.ttft / 1000, is_measured)
+    silent_s = _silence_s(state, ttft_ms / 1000, is_measured)
     commands.append(WakeAt(now_s + silent_s, Wake(WakeKind.CALL_SILENT, call.id)))
     return commands
 

@@ -38,8 +38,6 @@ from tightrope.policy.admit import Entry, Refused, admit
 
 GONE = (FailureKind.REPLICA_LOST, FailureKind.STALLED)
 """Failures of the replica, not of the call: the work is moved, which is no retry."""
-POINTLESS = (FailureKind.BAD_REQUEST, FailureKind.CONTEXT_TOO_LONG, FailureKind.BAD_OUTPUT)
-"""Failures that a plain repetition would meet again."""
 RETRIES_AT_LEAST = 3
 """Repetitions that are always allowed, however few calls are active."""
 
@@ -200,7 +198,8 @@ def prepared(state: State, event: Prepared, now_s: float) -> list[Command]:
             wake = Wake(WakeKind.GATHER_WITHIN, f"{run.id}/{event.step}")
             commands.append(WakeAt(now_s + rule.within_s, wake))
     for piece in step.pieces:
-        commands += _try(state, run, event.step, piece, now_s)
+        if run.id in state.runs and step.status is StepStatus.RUNNING:
+            commands += _try(state, run, event.step, piece, now_s)
     if not step.pieces:
         commands += _join_if_complete(state, run, event.step, now_s)
     return commands
@@ -214,16 +213,18 @@ def case_taken(state: State, event: CaseTaken, now_s: float) -> list[Command]:
     run.steps[event.step].status = StepStatus.DONE
     run.cases[event.step] = event.case
     note_case(run, event.step, event.case, now_s)
-    _grant_anew(state, run, now_s)
-    return _advance(state, run, run.template.graph.readers_by_step[event.step], now_s)
+    commands = _grant_anew(state, run, now_s)
+    return commands + _advance(state, run, run.template.graph.readers_by_step[event.step], now_s)
 
 
-def _grant_anew(state: State, run: Run, now_s: float) -> None:
+def _grant_anew(state: State, run: Run, now_s: float) -> list[Command]:
+    commands: list[Command] = []
     for call_id in sorted(run.calls):
-        call = state.calls[call_id]
-        if call.phase is CallPhase.WAITING:
+        call = state.calls.get(call_id)
+        if call is not None and call.phase is CallPhase.WAITING:
             state.dequeue(call)
-            enter_line(state, run, call, now_s)
+            commands += _enter(state, run, call, now_s)
+    return commands
 
 
 def prepare_failed(state: State, event: PrepareFailed, now_s: float) -> list[Command]:
@@ -243,13 +244,24 @@ def _try(state: State, run: Run, step_id: StepId, piece: Piece, now_s: float) ->
     work = run.node(step_id).work
     timeouts = run.node(step_id).timeouts
     if isinstance(work, CodeCall):
-        commands: list[Command] = [RunCode(call.id, run.id, step_id, piece.index, call.attempt, call.slack)]
+        started: list[Command] = [RunCode(call.id, run.id, step_id, piece.index, call.attempt, call.slack)]
         if timeouts.attempt_s is not None:
-            commands.append(WakeAt(now_s + timeouts.attempt_s, Wake(WakeKind.CALL_ATTEMPT, call.id)))
-        return commands
-    if timeouts.queue_s is not None:
-        return [WakeAt(now_s + timeouts.queue_s, Wake(WakeKind.CALL_QUEUE, call.id))]
-    return []
+            started.append(WakeAt(now_s + timeouts.attempt_s, Wake(WakeKind.CALL_ATTEMPT, call.id)))
+        return started
+    commands = _enter(state, run, call, now_s)
+    if timeouts.queue_s is not None and call.id in state.calls:
+        commands.append(WakeAt(now_s + timeouts.queue_s, Wake(WakeKind.CALL_QUEUE, call.id)))
+    return commands
+
+
+def _enter(state: State, run: Run, call: Call, now_s: float) -> list[Command]:
+    """Put a model call into the line, unless no replica could ever hold its prompt."""
+    if enter_line(state, run, call, now_s):
+        return []
+    message = (
+        f"the prompt of {call.step} is longer than the context of every replica of {call.model}; shorten it"
+    )
+    return attempt_failed(state, call, FailureKind.CONTEXT_TOO_LONG, message, now_s)
 
 
 def first_token(state: State, event: FirstToken, now_s: float) -> list[Command]:
@@ -356,7 +368,7 @@ def attempt_failed(
         piece.waits_for_retry = True
         wake = Wake(WakeKind.CALL_RETRY, f"{run.id}/{call.step}/{piece.index}")
         return [WakeAt(_spread_retry(state, run, piece, now_s), wake)]
-    if isinstance(node.work, ModelCall) and node.work.fallback is not None and not piece.on_fallback:
+    if isinstance(node.work, ModelCall) and _may_fall_back(state, node.work, piece):
         piece.on_fallback = True
         piece.avoid = ()
         return _try(state, run, call.step, piece, now_s)
@@ -373,8 +385,21 @@ def _may_retry(state: State, node: Node, piece: Piece, failure: FailureKind) -> 
         return False
     if isinstance(node.work, CodeCall) and not node.work.idempotent:
         return False
-    repeating = sum(call.attempt > 0 for call in state.calls.values())
-    return repeating < max(RETRIES_AT_LEAST, state.settings.retry_share * len(state.calls))
+    return _repetitions(state) < max(RETRIES_AT_LEAST, state.settings.retry_share * len(state.calls))
+
+
+def _repetitions(state: State) -> int:
+    """Items that are being repeated now, those that still pause before it included; moved ones do not count."""
+    return sum(
+        piece.retries > 0 and not piece.is_settled
+        for run in state.runs.values()
+        for step in run.steps.values()
+        for piece in step.pieces
+    )
+
+
+def _may_fall_back(state: State, work: ModelCall, piece: Piece) -> bool:
+    return work.fallback is not None and not piece.on_fallback and state.is_served(work.fallback)
 
 
 def _spread_retry(state: State, run: Run, piece: Piece, now_s: float) -> float:
@@ -553,7 +578,7 @@ def _verdict(run: Run, outcome: Outcome, ttft_s: float | None, tpot_s: float | N
 
 def _drop(state: State, run: Run, call: Call) -> None:
     """Forget a call that has ended by itself."""
-    if call.phase is CallPhase.WAITING:
+    if call.line_key is not None:
         state.dequeue(call)
     state.release(call)
     del state.calls[call.id]

@@ -183,7 +183,6 @@ class Call:
     replica: ReplicaId | None = None
     dispatched_s: float = 0.0
     first_token_s: float | None = None
-    predicted_crit_ms: float = 0.0
     line_key: tuple[object, ...] | None = None
 
 

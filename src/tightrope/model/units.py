@@ -38,7 +38,7 @@ def size_bytes(text: str) -> int:
 
 def ratio(text: str) -> float:
     """`95%` -> 0.95. Raises BadUnit for a bare number."""
-    return _scaled(text, {"%": 0.01}, "a percentage", "95%")
+    return _scaled(text, {"%": 1.0}, "a percentage", "95%") / 100
 
 
 def per_second(text: str) -> float:

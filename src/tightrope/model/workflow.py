@@ -27,7 +27,12 @@ EACH = "each"
 RESERVED_NAMES = (INPUT, EACH, "null", "true", "false", "in")
 """Words with a meaning of their own in references and guards; no step can be called so."""
 
-RETRIED_BY_DEFAULT = (FailureKind.TIMEOUT, FailureKind.REPLICA_LOST, FailureKind.ENGINE_ERROR)
+RETRIED_BY_DEFAULT = (
+    FailureKind.TIMEOUT,
+    FailureKind.REPLICA_LOST,
+    FailureKind.ENGINE_ERROR,
+    FailureKind.CODE_ERROR,
+)
 
 
 @dataclass(frozen=True, slots=True)

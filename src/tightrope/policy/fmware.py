@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-from tightrope.model.fleet import Estimate, HeldCall, Job, PoolView, ReplicaView, Routed
+from tightrope.model.fleet import Estimate, Job, PoolView, ReplicaView, Routed
 from tightrope.model.ids import AcceleratorName, ReplicaId
 from tightrope.model.profile import Profile
 from tightrope.policy.baselines import room
@@ -100,19 +100,17 @@ FMWARE = (
 
 def _delays(view: ReplicaView, now_s: float, reading: Reading) -> tuple[float, float]:
     """lq: the whole work of what waits on the replica. lr: what is left of what runs, by its age."""
+    profile, lq, lr = view.profile, 0.0, 0.0
+    usual_ms = profile.solo_ms(profile.default_prompt, profile.default_output)
     held = [call for call in view.held if call.has_slot]
-    running, waiting = held[: view.profile.max_sequences], held[view.profile.max_sequences :]
-    lq = sum((_full_ms(view.profile, call, reading) for call in waiting), start=0.0)
-    lr = 0.0
-    for call in running:
-        lr += max(0.0, _full_ms(view.profile, call, reading) - (now_s - call.dispatched_s) * 1000)
+    for place, call in enumerate(held):
+        is_actual = reading.tokens == "actual"
+        full_ms = profile.solo_ms(call.prompt_tokens, call.output_tokens) if is_actual else usual_ms
+        if place < profile.max_sequences:
+            lr += max(0.0, full_ms - (now_s - call.dispatched_s) * 1000)
+        else:
+            lq += full_ms
     return lq, lr
-
-
-def _full_ms(profile: Profile, call: HeldCall | Job, reading: Reading) -> float:
-    if reading.tokens == "actual":
-        return profile.solo_ms(call.prompt_tokens, call.output_tokens)
-    return profile.solo_ms(profile.default_prompt, profile.default_output)
 
 
 def _averaged(

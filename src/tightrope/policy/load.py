@@ -30,12 +30,12 @@ class Standing(NamedTuple):
     """
 
     profile: Profile
-    decoding: tuple[HeldCall, ...]
-    output_left: tuple[float, ...]
-    prefilling: tuple[HeldCall, ...]
-    prompt_left: tuple[float, ...]
-    queued: tuple[HeldCall, ...]
-    placed: tuple[HeldCall, ...]
+    decoding: Sequence[HeldCall]
+    output_left: Sequence[float]
+    prefilling: Sequence[HeldCall]
+    prompt_left: Sequence[float]
+    queued: Sequence[HeldCall]
+    placed: Sequence[HeldCall]
     context_tokens: float
     step_ms: float
     prefill_ms: float
@@ -116,12 +116,12 @@ def standing(view: ReplicaView, now_s: float) -> Standing:
         reserved += call.prompt_tokens + call.output_tokens
     return Standing(
         profile,
-        tuple(decoding),
-        tuple(output_left),
-        tuple(prefilling),
-        tuple(prompt_left),
-        tuple(queued),
-        tuple(placed),
+        decoding,
+        output_left,
+        prefilling,
+        prompt_left,
+        queued,
+        placed,
         context,
         step_ms,
         prefill_ms,

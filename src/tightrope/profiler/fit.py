@@ -61,7 +61,8 @@ def fit(samples: Sequence[StepSample]) -> tuple[Coefficients, FitError]:
     """
     ordered = sorted(samples, key=_order)
     _check(ordered)
-    return _solve(ordered), _held_out_error(ordered)
+    coefficients = _solve(ordered)
+    return coefficients, _held_out_error(ordered, coefficients)
 
 
 def predicted_ms(coefficients: Coefficients, sample: StepSample) -> float:
@@ -96,16 +97,24 @@ def _check(samples: Sequence[StepSample]) -> None:
             raise InvalidInput(f"a {sample.kind} step of {sample.measured_ms} ms is no measurement")
 
 
-def _held_out_error(ordered: Sequence[StepSample]) -> FitError:
-    """Each fifth in turn is predicted by a fit of the others; every fifth takes evenly of all kinds and sizes."""
+def _held_out_error(ordered: Sequence[StepSample], fitted: Coefficients) -> FitError:
+    """Each fifth in turn is predicted by a fit of the others; every fifth takes evenly of all kinds and sizes.
+
+    A kind of fewer than five samples is judged by the fit of all: without one of two, nothing is known of it.
+    """
     by_kind = {kind: [sample for sample in ordered if sample.kind == kind] for kind in KINDS}
     errors_by_kind: dict[Kind, list[float]] = {kind: [] for kind in KINDS}
     for fold in range(_FOLDS):
-        held = {kind: samples[fold::_FOLDS] for kind, samples in by_kind.items()}
-        kept = [s for samples in by_kind.values() for i, s in enumerate(samples) if i % _FOLDS != fold]
+        kept = [
+            sample
+            for samples in by_kind.values()
+            for i, sample in enumerate(samples)
+            if i % _FOLDS != fold or len(samples) < _FOLDS
+        ]
         coefficients = _solve(kept)
-        for kind in KINDS:
-            errors_by_kind[kind] += [abs(_relative_error(coefficients, sample)) for sample in held[kind]]
+        for kind, samples in by_kind.items():
+            judge = coefficients if len(samples) >= _FOLDS else fitted
+            errors_by_kind[kind] += [abs(_relative_error(judge, sample)) for sample in samples[fold::_FOLDS]]
     mean = {kind: math.fsum(errors) / max(1, len(errors)) for kind, errors in errors_by_kind.items()}
     return FitError(mean["prefill"], mean["decode"], mean["mixed"], len(ordered))
 

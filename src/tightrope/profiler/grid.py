@@ -54,7 +54,7 @@ class Grid:
     @staticmethod
     def quick() -> Grid:
         """The fewest points that tell the five coefficients apart: seconds, also on a third of a processor."""
-        points = (Point(0, 0, 16), Point(3, 16, 48), Point(0, 0, 224), Point(1, 24, 80))
+        points = (Point(0, 0, 16), Point(3, 16, 48), Point(0, 0, 256), Point(1, 24, 80))
         return Grid(
             name="quick",
             points=points,

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from tightrope.reports.explain import Candidate, Decision, Explanation, Promise, Row
 
+_MAIN_SHARE = 0.5
+"""An excess that explains less than this share of the lateness is not its cause."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cause:
@@ -108,7 +111,8 @@ def _late(explained: Explanation, missed: Promise) -> Cause:
         return _stutter(late, row, decision)
     excess_by_cause = _excesses(row, decision)
     largest = max(excess_by_cause, key=lambda name: excess_by_cause[name])
-    if excess_by_cause[largest] <= 0 or (row.left_ms or 0.0) >= 0:
+    is_main = excess_by_cause[largest] >= _MAIN_SHARE * (missed.late_ms or 0.0)
+    if not is_main or excess_by_cause[largest] <= 0 or (row.left_ms or 0.0) >= 0:
         return _out_of_reach(late, explained, row, decision)
     match largest:
         case "lost":
@@ -200,22 +204,33 @@ def _profile_again(decision: Decision, chosen: Candidate, phase: str) -> str:
 
 
 def _out_of_reach(late: str, explained: Explanation, row: Row, decision: Decision | None) -> Cause:
-    """Nothing took longer than foreseen: there was too little time."""
-    if decision is None or decision.slack_ms is None:
+    """No single step took much longer than foreseen: there was too little time, from some decision on."""
+    on_path = {one.node for one in explained.rows if one.is_on_path}
+    first = next((one for one in explained.decisions if one.node in on_path and _is_hopeless(one)), None)
+    if first is None:
+        model = decision.model if decision else "its model"
         sentence = f"{row.node} took {ms(row.used_ms)}, {_largest_phase(row)}."
-        return Cause(late + sentence, "relax the target, or shorten the path to the answer")
-    best = min(decision.candidates, key=lambda one: (one.estimate_ms, one.replica))
-    margin_ms = best.margin_ms or 0.0
-    if margin_ms < 0:
-        sentence = (
-            f"no replica could serve {row.node} in the {ms(decision.slack_ms)} that were left;"
-            f" the best, {best.replica}, needed {ms(best.estimate_ms)}."
-        )
     else:
-        sentence = f"{row.node} took {ms(row.used_ms)}, {_largest_phase(row)}, as was foreseen."
+        model, best = first.model, _best(first)
+        rest = f" and the rest of the run {ms(first.remaining_ms)} more" if first.remaining_ms else ""
+        sentence = (
+            f"when {first.node} was placed, {ms(first.at_ms)} after the arrival, even the best replica,"
+            f" {best.replica}, was expected to need {ms(best.estimate_ms)}{rest}: {ms(-(best.margin_ms or 0.0))}"
+            " too late."
+        )
     target = next((promise for promise in explained.promises if promise.measured_ms), None)
     relax = f"relax {target.name} beyond {ms(target.measured_ms or 0.0)}" if target else "relax the target"
-    return Cause(late + sentence, f"{relax}, or serve {decision.model} on a faster accelerator")
+    return Cause(late + sentence, f"{relax}, lower the load, or serve {model} on a faster accelerator")
+
+
+def _is_hopeless(decision: Decision) -> bool:
+    """Whether every candidate was expected to be late."""
+    margins = [one.margin_ms for one in decision.candidates]
+    return all(margin is not None and margin < 0 for margin in margins)
+
+
+def _best(decision: Decision) -> Candidate:
+    return min(decision.candidates, key=lambda one: (one.estimate_ms, one.replica))
 
 
 # --- words -----------------------------------------------------------------------------------------------

@@ -94,6 +94,8 @@ class Candidate:
 class Decision:
     """One placement: what was known, what was chosen, and what came of it.
 
+    `slack_ms` is the time to the latest finish of the call, `remaining_ms` what the rest of the run was
+    expected to need after it.
     `predicted_ms` and `measured_ms` are the time from dispatch to the moment that counts: the first token of
     an output node under a TTFT promise, the end of the call otherwise. `measured_ms` is None if it never came.
     """
@@ -108,6 +110,7 @@ class Decision:
     reason: str
     slack_ms: float | None
     budget_ms: float | None
+    remaining_ms: float | None
     candidates: tuple[Candidate, ...]
     counts_first_token: bool
     predicted_ms: float
@@ -314,10 +317,22 @@ def _made_ready_by(facts: RunFacts, step: StepFacts, event_s: float) -> StepFact
 
 
 def _sources(facts: RunFacts, step: StepId) -> set[StepId] | None:
-    """What the step waits for; None when the journal has lost its workflow."""
+    """What the step waits for, and what those wait for that were skipped before they were ready.
+
+    None when the journal has lost the workflow.
+    """
     if facts.workflow is None or step not in facts.workflow.graph.needs_by_step:
         return None
-    return {source for need in facts.workflow.graph.needs_by_step[step] for source in need.any_of}
+    needs_by_step = facts.workflow.graph.needs_by_step
+    found: set[StepId] = set()
+    frontier = [step]
+    while frontier:
+        for source in (source for need in needs_by_step[frontier.pop()] for source in need.any_of):
+            if source not in found:
+                found.add(source)
+                if source in facts.steps and facts.steps[source].ready_s is None:
+                    frontier.append(source)
+    return found
 
 
 # --- rows ------------------------------------------------------------------------------------------------
@@ -472,6 +487,7 @@ def _decision(attempt: Attempt, dispatch: Dispatch) -> Decision:
         reason=dispatch.routed.reason,
         slack_ms=_ms(dispatch.slack.slack_s),
         budget_ms=_ms(dispatch.slack.budget_s),
+        remaining_ms=_ms(dispatch.slack.remaining_s),
         candidates=tuple(_candidate(offer, dispatch) for offer in dispatch.routed.offers),
         counts_first_token=counts_first_token,
         predicted_ms=_exact(estimate.crit),

@@ -58,8 +58,8 @@ def _summary(explained: Explanation) -> Iterator[str]:
     share = f"{100 * explained.accounted_share:.1f} % of the time accounted for"
     if not explained.promises:
         yield f"SLO  none · {_event_words(explained)} · {share}"
-    for promise in explained.promises:
-        yield f"SLO  {_promise(promise)} · {share}"
+    for number, promise in enumerate(explained.promises):
+        yield f"SLO  {_promise(promise)}" + (f" · {share}" if number == 0 else "")
 
 
 def _promise(promise: Promise) -> str:
@@ -175,7 +175,7 @@ def _prediction(decision: Decision) -> str:
         )
     if decision.output_tokens is not None:
         parts.append(f"output {decision.expected_output_tokens:.0f} expected, {decision.output_tokens} real")
-    return " · ".join(parts)
+    return textwrap.fill(" · ".join(parts), _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _against(name: str, predicted_ms: float, measured_ms: float) -> str:

@@ -90,7 +90,7 @@ class RunHandle:
             self._cancel(why)
 
     def timing_s(self) -> Mapping[str, float]:
-        """Where the time went so far, in seconds: `queue` in lines, `ttft` once there is a first content."""
+        """Where the time went so far, in seconds: `queue` is the sum over all calls of their time in lines."""
         return dict(self._timing)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tightrope.app.cli.bench import bench
 from tightrope.app.cli.check import check
 from tightrope.app.cli.demo import demo
 from tightrope.app.cli.explain import explain
@@ -11,6 +12,6 @@ from tightrope.app.cli.keys import keys
 from tightrope.app.cli.profile import profile
 from tightrope.app.cli.serve import serve
 
-main = program([demo, init, check, serve, profile, explain, keys])
+main = program([demo, init, check, serve, profile, explain, keys, bench])
 
 __all__ = ["main"]

@@ -35,9 +35,7 @@ class Found:
 @verb("init")
 def init(common: Common, url: str | None, key_env: str | None, force: bool) -> Answer:
     """Write a configuration to start from."""
-    import os
-
-    from tightrope.app.config import SECRET_FILE, schema_text
+    from tightrope.app.config import SECRET_FILE, schema_text, variable
     from tightrope.app.pepper import ensure_pepper
 
     file = common.config
@@ -46,7 +44,7 @@ def init(common: Common, url: str | None, key_env: str | None, force: bool) -> A
     if url is None:
         text = embedded_config()
     else:
-        key = os.environ.get(key_env) if key_env else None
+        key = variable(key_env) if key_env else None
         text = endpoint_config(url.rstrip("/"), asyncio.run(probe(url, key)), key_env)
     secret, schema = file.parent / SECRET_FILE, file.parent / SCHEMA_FILE
     _write(file, text)

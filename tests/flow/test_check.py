@@ -1,6 +1,6 @@
 """
 Laws of the check against an installation
-1. Models that do not exist, modules that are not allowed and functions that are not there are found, with the nearest name.
+1. Models that do not exist, modules that are not allowed and missing functions are found, with the nearest name.
 2. A workflow that is right here has no problems.
 3. Content of a workflow built without a reader is checked all the same.
 """
@@ -26,7 +26,8 @@ def shop(tmp_path: Path) -> Workflow:
 
 
 def calling(shop: Workflow, function: str) -> Workflow:
-    nodes = [replace(node, work=CodeCall(function, True)) if isinstance(node.work, CodeCall) else node for node in shop.nodes]
+    work = CodeCall(function, True)
+    nodes = [replace(node, work=work) if isinstance(node.work, CodeCall) else node for node in shop.nodes]
     return replace(shop, nodes=tuple(nodes))
 
 
@@ -46,7 +47,9 @@ def test_1_an_unknown_fallback(shop: Workflow) -> None:
     assert ("nodes", "answer", "fallback") in [problem.path for problem in found]
 
 
-@pytest.mark.parametrize(("patterns", "is_allowed"), [([], False), (["shop"], False), (["shop.*"], True), (["*"], True)])
+@pytest.mark.parametrize(
+    ("patterns", "is_allowed"), [([], False), (["shop"], False), (["shop.*"], True), (["*"], True)]
+)
 def test_1_modules_are_allowed_by_pattern(shop: Workflow, patterns: list[str], is_allowed: bool) -> None:
     found = check_workflow(shop, models=MODELS, allow_python=patterns)
     assert [problem.code for problem in found] == ([] if is_allowed else ["module_not_allowed"] * 2)
