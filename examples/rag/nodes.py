@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Lock
 
 PASSAGES = 2
-WORDS_PER_PASSAGE = 32  # two passages, an example and the question stay near 180 tokens
+WORDS_PER_PASSAGE = 24  # two passages, an example and the question stay near 150 tokens
 HEADING_WORDS = 12
 QUERY_WORDS = 24  # a longer question is searched by its first words
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from tightrope import Slo, Workflow
 
-wf = Workflow("shopping", slo=Slo(ttft="5s", tpot="250ms", attain="95%"))
+wf = Workflow("shopping", slo=Slo(ttft="8s", tpot="250ms", attain="95%"))
 question = wf.input("question", source="last_user_message")
 customer = wf.input("customer", source="metadata.customer_id", default="")
 

@@ -306,12 +306,19 @@ def test_a_run_ends_as_expired_at_its_hard_deadline() -> None:
     assert script.done(call) == []
 
 
-def test_a_call_that_no_replica_could_hold_is_left_to_an_engine_to_refuse() -> None:
-    """Sizes are guesses until an engine has counted: a long prompt gets an answer, not a long wait."""
+def test_a_prompt_that_may_be_too_long_is_left_to_an_engine_to_refuse() -> None:
+    """Its size is a guess until an engine has counted: it gets an answer, not a long wait."""
     script = Script(ONE, profiles=[a_profile(kv_tokens=2048)])
-    script.items["answer"] = (Item(1_000_000),)
+    script.items["answer"] = (Item(10_000),)
     call = dispatched(script.submit())
     end = finish(script.failed(call, FailureKind.CONTEXT_TOO_LONG))
+    assert (end.outcome, end.failure) == (Outcome.FAILED, FailureKind.CONTEXT_TOO_LONG)
+
+
+def test_a_prompt_that_is_surely_too_long_fails_at_once() -> None:
+    script = Script(ONE, profiles=[a_profile(kv_tokens=2048)])
+    script.items["answer"] = (Item(1_000_000),)
+    end = finish(script.submit())
     assert (end.outcome, end.failure) == (Outcome.FAILED, FailureKind.CONTEXT_TOO_LONG)
 
 

@@ -125,7 +125,7 @@ async def _round(common: Common, live: Live, policy: str, seed: int) -> Round:
     config.journal.path.unlink(missing_ok=True)
     asks = demo_asks()
     async with running(config, policy) as runtime:
-        await until_ready(runtime, lambda _: None)
+        await until_ready(runtime, runtime.plan.replicas)
         await profile_missing(runtime, common.say)
         rate = live.share * stability_limit(DEMAND, fleet_profiles(runtime))
         warm_up = [Arrival(0.0, group[-1]) for group in asks]

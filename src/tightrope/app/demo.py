@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from pathlib import Path
 import tightrope
 from tightrope.app.cli.frame import ANSWER_IS_NO, DONE, Answer, Common
 from tightrope.app.compose import Runtime, compose, pairs_of
-from tightrope.app.config import Config, parse_config
+from tightrope.app.config import Config, Model, parse_config
 from tightrope.app.embedded import cache_dir, ensure_engine
 from tightrope.app.profiling import measure_running, memory_of
 from tightrope.app.tables import summary_table
@@ -26,6 +26,7 @@ from tightrope.bench.capacity import Demand, stability_limit
 from tightrope.bench.load import Ask, Played, ask_once, play, poisson
 from tightrope.kernel.journal import entries
 from tightrope.model.errors import EngineFailed, NotFound
+from tightrope.model.fleet import Accelerator, ReplicaSpec
 from tightrope.model.ids import ModelName, TenantId
 from tightrope.model.json import Json
 from tightrope.model.outcome import FailureKind
@@ -36,8 +37,8 @@ from tightrope.reports.summary import as_json as summary_json
 from tightrope.runtime.client import RunInputs
 
 DEMAND = {
-    ModelName("small"): Demand(calls=1.75, prompt_tokens=110, output_tokens=12),
-    ModelName("big"): Demand(calls=1.0, prompt_tokens=165, output_tokens=24),
+    ModelName("small"): Demand(calls=1.6, prompt_tokens=115, output_tokens=15),
+    ModelName("big"): Demand(calls=1.0, prompt_tokens=132, output_tokens=26),
 }
 """What a run of the two workflows asks on average, as `observed_demand` gives it for a journal of the demo."""
 
@@ -85,8 +86,11 @@ async def _demonstrate(
     asks = demo_asks()
     write: Say = (lambda _: None) if common.as_json else (lambda text: print(text, end="", flush=True))
     async with running(config, policy) as runtime:
-        await until_ready(runtime, common.say)
+        replicas = runtime.plan.replicas
+        common.say(f"starting {len(replicas)} engines")
+        await until_ready(runtime, {spec.model: spec for spec in reversed(replicas)}.values())
         first, first_token_s = await _first_answer(runtime, asks[0][FIRST], common.say, write, started_s)
+        await until_ready(runtime, replicas)
         await profile_missing(runtime, common.say)
         rate = SHARE_OF_CAPACITY * stability_limit(DEMAND, fleet_profiles(runtime))
         common.say(
@@ -157,12 +161,13 @@ async def running(config: Config, policy: str | None) -> AsyncIterator[Runtime]:
         await runtime.close()
 
 
-async def until_ready(runtime: Runtime, say: Say, within_s: float = READY_WITHIN_S) -> None:
-    """Return when every replica of the plan is ready. Raises EngineFailed with the reason when that takes too long."""
-    say(f"starting {len(runtime.plan.replicas)} engines")
+async def until_ready(
+    runtime: Runtime, replicas: Iterable[ReplicaSpec], within_s: float = READY_WITHIN_S
+) -> None:
+    """Return when these replicas are ready. Raises EngineFailed with the reason when that takes too long."""
     try:
         async with asyncio.timeout(within_s):
-            await runtime.driver.until_ready(spec.id for spec in runtime.plan.replicas)
+            await runtime.driver.until_ready(spec.id for spec in replicas)
     except TimeoutError:
         why = "; ".join(runtime.driver.reasons_lost.values()) or "they are still loading"
         raise EngineFailed(
@@ -171,28 +176,33 @@ async def until_ready(runtime: Runtime, say: Say, within_s: float = READY_WITHIN
 
 
 async def profile_missing(runtime: Runtime, say: Say) -> None:
-    """Measure every pair that no profile is known for, on the running, idle engines."""
-    driver = runtime.driver
-    for model, card in pairs_of(runtime.config):
-        if (model.name, card.name) in driver.kernel.state.profiles:
-            continue
-        began_s = time.monotonic()
-        replica = next(
-            spec.id
-            for spec in runtime.plan.replicas
-            if (spec.model, spec.accelerator) == (model.name, card.name)
-        )
-        profiled = await measure_running(
-            driver.engine(replica),
-            model,
-            card,
-            load_s=driver.load_s[replica],
-            memory_bytes=memory_of(runtime.local, replica),
-            progress=lambda *_: None,
-        )
-        runtime.use_profile(profiled.profile)
-        runtime.store.save_profile(profiled.profile)
-        say(f"profiled {model.name} on {card.name} in {time.monotonic() - began_s:.0f} s")
+    """Measure every pair that no profile is known for, on the running, idle engines.
+
+    The models on one kind of card are measured together: each of their replicas has a card of its own.
+    """
+    known = runtime.driver.kernel.state.profiles
+    missing = [
+        (model, card) for model, card in pairs_of(runtime.config) if (model.name, card.name) not in known
+    ]
+    for card in dict.fromkeys(card for _, card in missing):
+        models = [model for model, other in missing if other is card]
+        say(f"profiling {' and '.join(model.name for model in models)} on {card.name}")
+        await asyncio.gather(*(_profile(runtime, model, card) for model in models))
+
+
+async def _profile(runtime: Runtime, model: Model, card: Accelerator) -> None:
+    pair = (model.name, card.name)
+    replica = next(spec.id for spec in runtime.plan.replicas if (spec.model, spec.accelerator) == pair)
+    profiled = await measure_running(
+        runtime.driver.engine(replica),
+        model,
+        card,
+        load_s=runtime.driver.load_s[replica],
+        memory_bytes=memory_of(runtime.local, replica),
+        progress=lambda *_: None,
+    )
+    runtime.use_profile(profiled.profile)
+    runtime.store.save_profile(profiled.profile)
 
 
 def fleet_profiles(runtime: Runtime) -> dict[ModelName, list[Profile]]:

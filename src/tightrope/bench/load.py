@@ -60,9 +60,10 @@ class Runs(Protocol):
 
 
 def poisson(asks: Sequence[Sequence[Ask]], count: int, rate_per_s: float, seed: int) -> list[Arrival]:
-    """`count` arrivals with exponential gaps; each from the next of `asks`' groups in turn, shuffled within it.
+    """`count` arrivals with exponential gaps, from all groups of `asks` equally often, in random order.
 
-    Taking the groups in turn gives every seed the same mix, so that runs differ in order and gaps alone.
+    The gaps are stretched so that the last arrival comes at count / rate: every seed then has the same mix and
+    the same mean rate, and seeds differ in order and in bursts alone.
     """
     rng = Random(seed)
     queues = [rng.sample(list(group), len(group)) for group in asks]
@@ -72,11 +73,12 @@ def poisson(asks: Sequence[Sequence[Ask]], count: int, rate_per_s: float, seed: 
     rng.shuffle(order)
     taken = [0] * len(queues)
     for group in order:
-        at_s += rng.expovariate(rate_per_s)
+        at_s += rng.expovariate(1.0)
         ask = queues[group][taken[group] % len(queues[group])]
         taken[group] += 1
         arrivals.append(Arrival(at_s, ask))
-    return arrivals
+    stretch = count / rate_per_s / at_s
+    return [Arrival(arrival.at_s * stretch, arrival.ask) for arrival in arrivals]
 
 
 async def play(

@@ -78,7 +78,8 @@ def enter_line(state: State, run: Run, call: Call, now_s: float) -> bool:
     lengths = learned.lengths(call.step, call.max_tokens, now_s)
     profiles = _profiles(state, call.model)
     memory = max((profile.kv_tokens for profile in profiles), default=prompt_tokens + lengths.high)
-    if prompt_tokens > SURELY_TOO_LONG * memory:
+    is_measured = all((call.model, profile.accelerator) in state.profiles for profile in profiles)
+    if is_measured and prompt_tokens > SURELY_TOO_LONG * memory:
         return False
     prompt_tokens = min(prompt_tokens, max(1, memory - 1))
     whole_s = typical_s(prompt_tokens, lengths.mean, False, profiles)

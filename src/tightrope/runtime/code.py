@@ -31,11 +31,19 @@ class CodeRunner:
         A cancelled sync function runs to its end on its thread, unheard.
         """
         function = find_function(name)
-        if inspect.iscoroutinefunction(function):
-            value = await function(**arguments)
-        else:
-            loop = asyncio.get_running_loop()
-            value = await loop.run_in_executor(self._threads, lambda: function(**arguments))
+        try:
+            if inspect.iscoroutinefunction(function):
+                value = await function(**arguments)
+            else:
+                loop = asyncio.get_running_loop()
+                value = await loop.run_in_executor(self._threads, _carried, function, arguments)
+        except SystemExit as error:
+            raise RuntimeError(f"it asked the interpreter to end ({error})") from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise RuntimeError("it awaited something that was cancelled") from error
         return _as_json(value, name)
 
     def close(self) -> None:
@@ -58,10 +66,18 @@ def find_function(name: str) -> Callable[..., Any]:
     return found
 
 
+def _carried(function: Callable[..., Any], arguments: Mapping[str, Json]) -> object:
+    """Call a sync function on its thread. No future can carry a StopIteration, so it is told as another error."""
+    try:
+        return function(**arguments)
+    except StopIteration as error:
+        raise RuntimeError("it raised StopIteration: `next` found nothing") from error
+
+
 def _as_json(value: object, name: str) -> Json:
     """The value as it looks after a trip through JSON, so that no node can hand on a shared object."""
     try:
-        plain: Json = json.loads(json.dumps(value, allow_nan=False))
+        plain: Json = json.loads(json.dumps(value, allow_nan=False, ensure_ascii=False).encode())
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"{name} returned what is not JSON: {error}") from error
     return plain

@@ -163,7 +163,8 @@ class Driver:
             self._chore(self._watch(cluster))
 
     async def close(self) -> None:
-        """End every call and give everything back. Replicas are ended by closing their clusters."""
+        """End every run and every call, and give everything back. Closing the clusters ends the replicas."""
+        self.cancel_all("the runtime was closed")
         for task in (*self._calls.values(), *self._chores):
             task.cancel()
         await asyncio.gather(*self._calls.values(), *self._chores, return_exceptions=True)
@@ -188,7 +189,10 @@ class Driver:
 
     def _observe(self, message: Event | Command, now_s: float) -> None:
         for observer in self._observers:
-            observer(message, now_s)
+            try:
+                observer(message, now_s)
+            except Exception:
+                log.exception("an observer failed; the others and the run go on")
 
     def _carry_out(self, command: Command) -> None:
         match command:
@@ -227,6 +231,11 @@ class Driver:
             return Prepared(command.run, command.step, payload.prepare(command.step))
         except InvalidInput as error:
             return PrepareFailed(command.run, command.step, FailureKind.BAD_INPUT, str(error))
+        except Exception as error:
+            # The values are the user's; whatever is odd about them is a matter of this run alone.
+            log.exception("the inputs of %s of %s cannot be built", command.step, command.run)
+            message = f"{command.step}: its inputs cannot be built ({type(error).__name__}: {error})"
+            return PrepareFailed(command.run, command.step, FailureKind.BAD_INPUT, message)
 
     def _finish(self, command: FinishRun) -> None:
         self._timers.forget(command.run)
@@ -262,8 +271,14 @@ class Driver:
 
     async def _watch(self, cluster: Cluster) -> None:
         async for event in cluster.watch():
-            await self._note_replica(cluster, event)
-            self.post(event)
+            try:
+                await self._note_replica(cluster, event)
+            except Exception as error:
+                # It may have died between being ready and being asked for its address.
+                log.warning("%s cannot be used", event.replica, exc_info=error)
+                self.post(ReplicaLost(event.replica, f"it cannot be used: {type(error).__name__}: {error}"))
+            else:
+                self.post(event)
             self._replica_news.set()
 
     async def _note_replica(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from tightrope.kernel.journal import Gap, Head, command_line, event_line, gap_line, head_line
@@ -38,7 +39,7 @@ class JournalFile:
 
     def flush(self, at_s: float) -> None:
         """Hand everything noted so far to the operating system; it survives the end of this process then."""
-        if not self._pending:
+        if not self._pending and self._gap is None:
             return
         lines, self._pending = self._pending, []
         try:
@@ -80,7 +81,9 @@ class JournalFile:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             return
-        if self._file is not None:
+        if self._file is None:
+            return
+        with suppress(OSError):
             loop.run_in_executor(None, _fsync, os.dup(self._file), True)
 
     def _close(self) -> None:
@@ -92,9 +95,13 @@ class JournalFile:
 def _open(path: Path) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    size = os.lseek(file, 0, os.SEEK_END)
-    if size and os.pread(file, 1, size - 1) != b"\n":
-        os.write(file, b"\n")
+    try:
+        size = os.lseek(file, 0, os.SEEK_END)
+        if size and os.pread(file, 1, size - 1) != b"\n":
+            os.write(file, b"\n")
+    except OSError:
+        os.close(file)
+        raise
     return file
 
 

@@ -67,6 +67,14 @@ class _Result:
     is_skipped: bool = False
     items: dict[int, Json] | None = None
 
+    @property
+    def whole(self) -> Json:
+        """The value; of a fan-out, the list of its successes in item order."""
+        if self.items is None:
+            return self.value
+        listed: list[Json] = [self.items[index] for index in sorted(self.items)]
+        return listed
+
 
 class RunPayload:
     """The values of one run. Methods raise InvalidInput for inputs that cannot be built."""
@@ -79,6 +87,7 @@ class RunPayload:
         self._results: dict[StepId, _Result] = {}
         self._prepared: dict[tuple[StepId, int], Mapping[str, Json]] = {}
         self._problems: dict[tuple[StepId, int], str] = {}
+        self._given: set[StepId] = set()
 
     # --- told by the driver --------------------------------------------------------------------------
 
@@ -102,7 +111,7 @@ class RunPayload:
             raise InvalidInput(f"{step} is not a switch")
         values: dict[str, Json] = {INPUT: dict(self._inputs)}
         for source in switch.reads:
-            value = self._results[source].value
+            value = self._results[source].whole
             values[source] = {"text": value} if isinstance(value, str) else value
         for case in switch.cases:
             if case.guard is None or _guard(case.guard).evaluate(values):
@@ -116,6 +125,7 @@ class RunPayload:
         elif settlement is Settlement.VALUE:
             text = self._node(step).on_error.value
             self._results[step] = _Result(value=json.loads(text) if text is not None else None)
+            self._given.add(step)
         elif step not in self._results:
             self._results[step] = _Result(items={})
 
@@ -135,9 +145,11 @@ class RunPayload:
     # --- calls ---------------------------------------------------------------------------------------
 
     def pipes(self, step: StepId) -> bool:
-        """Whether what the step says is the answer as it comes: text is, a shape is checked first."""
+        """Whether what the step says is the answer as it comes: text is; a shape is checked first, and a
+        declared value was never said."""
         work = self._node(step).work
-        return step == self.workflow.output and isinstance(work, ModelCall) and work.shape is None
+        is_text = isinstance(work, ModelCall) and work.shape is None
+        return step == self.workflow.output and is_text and step not in self._given
 
     def function(self, step: StepId) -> str:
         """The `module:function` of a code node."""
@@ -179,8 +191,11 @@ class RunPayload:
         if isinstance(work, CodeCall) or work.shape is None:
             return text, False
         try:
-            return check(text, work.shape)
-        except InvalidInput as error:
+            value, was_repaired = check(text, work.shape)
+            # Half of a surrogate pair can be written in JSON, and nowhere else.
+            json.dumps(value, ensure_ascii=False).encode()
+            return value, was_repaired
+        except (InvalidInput, UnicodeEncodeError) as error:
             self._problems[step, index] = str(error)
             raise EngineFailed(
                 FailureKind.BAD_OUTPUT, f"the answer of {step} has the wrong form: {error}"

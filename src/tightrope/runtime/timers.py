@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterator
 from tightrope.model.messages import Wake, WakeAt
 from tightrope.ports import Clock
 
+FEWEST_DEAD = 1000
+"""Dead wake-ups that are left in the heap at least; beyond, they are taken out when they are half of it."""
+
 
 class Timers:
     """A heap of wake-ups. `arm` is called with the moment of the earliest whenever that changes."""
@@ -34,6 +37,10 @@ class Timers:
     def forget(self, run: str) -> None:
         """Throw away everything about a run."""
         self._dead.update(self._serials_by_owner.pop(run, ()))
+        if len(self._dead) > max(FEWEST_DEAD, len(self._heap) // 2):
+            self._heap = [entry for entry in self._heap if entry[1] not in self._dead]
+            heapq.heapify(self._heap)
+            self._dead.clear()
 
     def due(self) -> Iterator[Wake]:
         """Take out every wake-up whose moment has come, and arm the next."""

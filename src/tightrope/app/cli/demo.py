@@ -10,7 +10,7 @@ from tightrope.app.cli.frame import Answer, Common, verb
 
 
 @click.command()
-@click.option("--runs", type=click.IntRange(1), default=48, show_default=True, help="Runs to serve.")
+@click.option("--runs", type=click.IntRange(1), default=40, show_default=True, help="Runs to serve.")
 @click.option("--policy", metavar="NAME", help="The rule that chooses replicas; default: foresight.")
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option("--keep", type=click.Path(path_type=Path), metavar="DIR", help="Keep journal and logs here.")
