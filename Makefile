@@ -36,8 +36,8 @@ bench: setup ## the kept benchmarks: ARGS="mixed --load 0.7", decision or kernel
 	for name in decision kernel mixed; do $(BIN)/tightrope bench $$name || exit 1; done; fi
 
 docs: $(VENV)/.installed ## write the configuration's JSON Schema and check every document
-	$(BIN)/tightrope check --schema > docs/tightrope.schema.json
-	$(BIN)/python -m pytest tests/architecture/test_documents.py $(ARGS)
+	$(BIN)/tightrope check --schema > schema/tightrope.schema.json
+	$(BIN)/python -m pytest tests/architecture/test_documents.py tests/docs $(ARGS)
 
 $(VENV)/.installed: requirements/dev.txt pyproject.toml
 	@python=$$($(FIND_PYTHON)); \

@@ -76,7 +76,7 @@ models:
     engine: {kind: command, command: [serve, "--port={port}"]}
     place: {fast: {min: 0}}
 tenants:
-  shop: {weight: 2.5, slo: {ttft: 1s}, models: [small], workflows: [rag, {name: shop, slo: {e2e: 3s}}]}
+  shop: {slo_floor: {ttft: 400ms}, slo: {ttft: 1s}, models: [small], workflows: [rag, {name: shop, slo: {e2e: 3s}}]}
 router: {policy: fmware-target}
 """
 
@@ -95,7 +95,7 @@ def test_4_what_is_accepted_fits_the_schema() -> None:
         ("policy: fmware-target", "policy: fmware"),
         ("kind: openai", "kind: opened"),
         ("min: 2", "min: two"),
-        ("weight: 2.5", "weight: 0"),
+        ("slo_floor: {ttft: 400ms}", "slo_floor: {ttft: 0ms}"),
         ("url:", "uri:"),
         ("{name: shop,", "{nome: shop,"),
     ],

@@ -26,7 +26,7 @@ from rag import make_corpus, nodes
         ("What is the maximum size of an SQLite database file?", "281 terabytes"),
         ("Does WAL mode work over a network filesystem?", "does not work over a network filesystem"),
         ("Does SQLite have a Boolean datatype?", "integers 0 (false) and 1 (true)"),
-        ("How do I turn on foreign key enforcement?", "turned off by default"),
+        ("How do I turn on foreign key enforcement?", "foreign key constraints is turned off"),
         ("Why does the database file stay the same size after I delete a lot of rows?", "VACUUM"),
         ("What is the difference between a VIRTUAL and a STORED generated column?", "computed when read"),
         ("How do I list all tables in a database?", ".tables"),

@@ -316,7 +316,6 @@ ANSWERS_BY_CODE: dict[str, list[tuple[World, object, dict[str, str]]]] = {
         (ends(FAILED, failure=FailureKind.BAD_REQUEST), None, {}),
     ],
     "no_replica": [(ends(Outcome.REJECTED, refusal=Refusal.NO_REPLICA, retry_after_s=7.2), None, {})],
-    "starting": [(ends(Outcome.REJECTED, refusal=Refusal.STARTING), None, {})],
     "draining": [
         (ends(Outcome.REJECTED, refusal=Refusal.DRAINING), None, {}),
         (ends(Outcome.CANCELLED, message="the server stops"), None, {}),

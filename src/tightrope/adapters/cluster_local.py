@@ -71,7 +71,7 @@ class LocalCluster:
         *,
         accelerators: Mapping[AcceleratorName, Accelerator],
         log_dir: Path,
-        health_path: str = "/health",
+        health_path_for: Callable[[ReplicaSpec], str] = lambda _: "/health",
         start_limit_s: float = 120.0,
         stop_grace_s: float = 5.0,
         die_with_parent: bool = False,
@@ -83,7 +83,7 @@ class LocalCluster:
         log_dir.mkdir(parents=True, exist_ok=True)
         self._command_for = command_for
         self._accelerators = accelerators
-        self._health_path = health_path
+        self._health_path_for = health_path_for
         self._start_limit_s = start_limit_s
         self._stop_grace_s = stop_grace_s
         self._die_with_parent = die_with_parent
@@ -240,7 +240,7 @@ class LocalCluster:
         """Watch a process until it ends or shall end; it has ended when this returns."""
         ended = asyncio.create_task(running.process.ended())
         stop = asyncio.create_task(replica.stop_asked.wait())
-        ready = asyncio.create_task(self._until_ready(running))
+        ready = asyncio.create_task(self._until_ready(running, self._health_path_for(replica.spec)))
         try:
             await asyncio.wait(
                 {ended, stop, ready}, timeout=self._start_limit_s, return_when=asyncio.FIRST_COMPLETED
@@ -267,11 +267,11 @@ class LocalCluster:
             return f"its process {status}{tail}"
         return f"it was not healthy after {self._start_limit_s:g} s ({running.last_health}){tail}"
 
-    async def _until_ready(self, running: _Running) -> int | None:
+    async def _until_ready(self, running: _Running, path: str) -> int | None:
         """Wait for a good answer that comes from our own process; what it says of its slots."""
         wait_s = _FIRST_WAIT_S
         while True:
-            health = await probe(self._session(), f"http://{HOST}:{running.port}{self._health_path}")
+            health = await probe(self._session(), f"http://{HOST}:{running.port}{path}")
             running.last_health = health.said
             if health.state == "well" and listens(running.process.pid, running.port):
                 return await _max_sequences(running.url)

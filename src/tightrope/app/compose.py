@@ -192,8 +192,15 @@ def local_cluster(config: Config, *, die_with_parent: bool = False) -> LocalClus
         lambda spec, port: engine_command(config, spec, port),
         accelerators={card.name: card for card in config.accelerators},
         log_dir=config.state / "logs",
+        health_path_for=lambda spec: health_path(config, spec),
         die_with_parent=die_with_parent,
     )
+
+
+def health_path(config: Config, spec: ReplicaSpec) -> str:
+    """Where a replica's engine says that it is ready."""
+    engine = _model(config, spec.model).engine
+    return engine.health if isinstance(engine, CommandLine) else "/health"
 
 
 def engine_command(config: Config, spec: ReplicaSpec, port: int) -> list[str]:
@@ -298,16 +305,22 @@ def identity_of(model: Model, card: Accelerator) -> Identity:
     """What a profile of the pair is kept under: other weights, another build or other settings measure anew."""
     match model.engine:
         case LlamaCpp() as engine:
-            build = llamacpp.server_build(server_of(engine))
+            build = _build_of(server_of(engine))
             options = server_options(model.name, engine, 0)
-            settings = f"{options.threads} {options.slots} {options.context_tokens} {options.step_tokens} {options.extra} {card.share}"
-            return Identity(_digest(options.model), f"llama.cpp {build} [{_short(settings)}]")
+            speed = (options.threads, options.slots, options.context_tokens, options.step_tokens)
+            settings = _short(f"{speed} {options.extra} {card.share}")
+            return Identity(_digest(options.model), f"llama.cpp {build} [{settings}]")
         case CommandLine() as engine:
             return Identity(model.name, f"command [{_short(' '.join(engine.command) + str(card.share))}]")
         case OpenAi():
             return Identity(model.name, "openai")
         case _:
             assert_never(model.engine)
+
+
+@lru_cache(maxsize=16)
+def _build_of(server: Path) -> str:
+    return llamacpp.server_build(server)
 
 
 def _digest(file: Path) -> str:

@@ -227,7 +227,7 @@ def _tenant(name: str, form: TenantForm) -> Tenant:
     return Tenant(
         id=TenantId(name),
         slo=form.slo.slo() if form.slo else None,
-        weight=form.weight,
+        slo_floor=form.slo_floor.slo() if form.slo_floor else None,
         limits=Limits(limits.concurrent, limits.queue, limits.output_tokens, limits.deadline_s),
         models=tuple(ModelName(model) for model in form.models),
         workflows=tuple(grant.name for grant in form.workflows),

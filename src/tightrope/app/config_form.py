@@ -446,12 +446,12 @@ def _grant(given: object) -> object:
 
 
 class TenantForm(Section):
-    """A contract: an SLO, limits, a weight, and what the tenant may call."""
+    """A contract: an SLO, limits, and what the tenant may call."""
 
     slo: SloForm | None = None
     """For plain calls, and for workflows that declare none; best effort if not given."""
-    weight: float = Field(default=1.0, gt=0)
-    """Share under contention."""
+    slo_floor: SloForm | None = None
+    """The tightest promise that a request may ask for in its headers; none beyond the contract if not given."""
     limits: LimitsForm = _EMPTY
     """What the tenant may hold at once."""
     models: tuple[Name, ...] = ()
@@ -501,8 +501,6 @@ class Journal(Section):
 
     path: Place = _written("./tightrope.journal")
     """The file it is appended to."""
-    content: Literal["none"] = "none"
-    """Whether prompts and answers are in it: never."""
 
 
 class Telemetry(Section):

@@ -24,6 +24,7 @@ from tightrope.app.compose import (
     MonotonicClock,
     api_key,
     engine_command,
+    health_path,
     identity_of,
     plan_of,
     step_tokens_of,
@@ -163,6 +164,7 @@ async def _started(config: Config, spec: ReplicaSpec) -> AsyncIterator[Started]:
         lambda ordered, port: engine_command(config, ordered, port),
         accelerators={card.name: card for card in config.accelerators},
         log_dir=config.state / "logs",
+        health_path_for=lambda asked: health_path(config, asked),
         die_with_parent=True,
     )
     cluster = local if spec.url is None else StaticCluster(api_key_for=lambda asked: api_key(config, asked))

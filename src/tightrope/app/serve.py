@@ -128,7 +128,7 @@ def gateway(runtime: Runtime, authenticate: Authenticate) -> Starlette:
     slo_by_workflow = {workflow.name: workflow.slo for workflow in runtime.workflows}
     created_s = int(time.time())
     offers_by_tenant = {
-        tenant.id: offers(tenant, slo_by_workflow, created_s)
+        tenant.id: offers(tenant, slo_by_workflow, created_s, tenant.slo_floor)
         for tenant in runtime.driver.kernel.state.tenants.values()
     }
 
@@ -139,6 +139,7 @@ def gateway(runtime: Runtime, authenticate: Authenticate) -> Starlette:
         max_body_bytes=server.max_body_bytes,
         keepalive_s=server.keepalive_s,
         has_timing_header=server.timing_header,
+        has_metrics=runtime.config.telemetry.metrics,
     )
     return build_app(
         runtime.client, authenticate, catalogue, settings, runtime.telemetry, lambda: is_ready(runtime)

@@ -88,7 +88,7 @@ def build_app(
     metrics: Metrics,
     is_ready: Callable[[], bool],
 ) -> Starlette:
-    """The application for any ASGI server. It has the routes of ROUTES and no others."""
+    """The application for any ASGI server. It has the routes of ROUTES and no others; metrics only if set so."""
     calls = _Calls(client, catalogue, metrics)
     pages = _Pages(catalogue, metrics, is_ready)
 
@@ -113,6 +113,7 @@ def build_app(
         routes=[
             Route(rule.path, _Gate(rule, act(rule), authenticate, settings), methods=[rule.method])
             for rule in ROUTES
+            if settings.has_metrics or rule.action != "metrics"
         ],
         exception_handlers={404: _elsewhere("route_not_found"), 405: _elsewhere("method_not_allowed")},
     )

@@ -90,7 +90,6 @@ ENTRIES = (
     ),
     Entry("node_failed", 502, _SERVER, False, "A node failed", "See 'tightrope explain RUN'."),
     Entry("no_replica", 503, _SERVER, True, "No replica can serve this now", "Retry later."),
-    Entry("starting", 503, _SERVER, True, "Replicas are still starting", "Retry later."),
     Entry("draining", 503, _SERVER, True, "The server is shutting down", "Retry later, or elsewhere."),
     Entry(
         "deadline_exceeded", 504, _SERVER, False, "The hard deadline of the run passed",
@@ -169,7 +168,6 @@ def of_finish(finish: FinishRun) -> ApiError:
 _CODE_BY_REFUSAL = {
     Refusal.DRAINING: "draining",
     Refusal.NO_REPLICA: "no_replica",
-    Refusal.STARTING: "starting",
     Refusal.QUEUE_FULL: "queue_full",
     Refusal.TOO_MANY_RUNS: "rate_limited",
 }

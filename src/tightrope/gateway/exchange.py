@@ -41,6 +41,7 @@ class Settings:
     body_silence_s: float = 30.0
     buffer_bytes: int = 64 * 2**10
     has_timing_header: bool = True
+    has_metrics: bool = True
 
 
 class ClientGone(Exception):

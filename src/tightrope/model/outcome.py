@@ -54,7 +54,6 @@ class Refusal(StrEnum):
 
     DRAINING = "draining"
     NO_REPLICA = "no_replica"
-    STARTING = "starting"
     QUEUE_FULL = "queue_full"
     TOO_MANY_RUNS = "rate_limited"
 

@@ -62,14 +62,15 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """A contract: an SLO for what declares none, limits, a weight, and what it may call.
+    """A contract: an SLO for what declares none, limits, and what it may call.
 
     `models` and `workflows` name what the tenant may use; `slo_by_workflow` overrides a workflow's own SLO.
+    `slo_floor` is the tightest promise that a request may ask for; None lets it ask for nothing tighter.
     """
 
     id: TenantId
     slo: Slo | None = None
-    weight: float = 1.0
+    slo_floor: Slo | None = None
     limits: Limits = field(default_factory=Limits)
     models: tuple[ModelName, ...] = ()
     workflows: tuple[str, ...] = ()

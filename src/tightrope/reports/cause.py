@@ -53,7 +53,6 @@ def _rejected(explained: Explanation) -> Cause:
     cures = {
         "draining": "send it to another instance, or wait until this one has started again",
         "no_replica": "start a replica of the model: see its log in the state folder, and `tightrope check`",
-        "starting": f"{back}, when a replica is ready",
         "queue_full": f"{back}, or raise limits.queue of tenant {explained.tenant}",
         "rate_limited": f"{back}, or raise limits.concurrent of tenant {explained.tenant}",
     }
