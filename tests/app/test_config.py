@@ -86,7 +86,7 @@ def test_a_whole_file_becomes_our_vocabulary() -> None:
     shop = Tenant(
         TenantId("shop"),
         Slo(ttft="1500ms", attain="95%"),
-        1.0,
+        None,
         Limits(100, 50, 1024, 120.0),
         config.tenants[0].models,
         ("rag", "shopping"),

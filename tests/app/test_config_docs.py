@@ -95,7 +95,7 @@ def test_4_what_is_accepted_fits_the_schema() -> None:
         ("policy: fmware-target", "policy: fmware"),
         ("kind: openai", "kind: opened"),
         ("min: 2", "min: two"),
-        ("slo_floor: {ttft: 400ms}", "slo_floor: {ttft: 0ms}"),
+        ("slo_floor: {ttft: 400ms}", "slo_floor: {ttft: 400}"),
         ("url:", "uri:"),
         ("{name: shop,", "{nome: shop,"),
     ],

@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,11 +56,16 @@ class EngineProcess:
         httpx.post(f"http://127.0.0.1:{self.port}/faults", json={"kind": kind, **fields}).raise_for_status()
 
     def heal(self) -> None:
-        httpx.delete(f"http://127.0.0.1:{self.port}/faults").raise_for_status()
+        """From now on its answers are sound. One that does not listen (yet, or any more) has no faults."""
+        with suppress(httpx.TransportError):
+            httpx.delete(f"http://127.0.0.1:{self.port}/faults").raise_for_status()
 
     def busy(self) -> int:
-        """Requests under way there."""
-        slots = httpx.get(f"http://127.0.0.1:{self.port}/slots").json()
+        """Requests under way there; none while it does not listen."""
+        try:
+            slots = httpx.get(f"http://127.0.0.1:{self.port}/slots").json()
+        except httpx.TransportError:
+            return 0
         return sum(slot["is_processing"] for slot in slots)
 
 

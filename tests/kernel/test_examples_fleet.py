@@ -9,7 +9,6 @@ from tightrope.kernel.health import EJECT_AFTER
 from tightrope.model.fleet import ReplicaState
 from tightrope.model.ids import ReplicaId
 from tightrope.model.messages import (
-    CancelCall,
     Dispatch,
     ReplicaReady,
     ReplicaStopped,

@@ -85,6 +85,6 @@ def half_a_character(question: str) -> str:
     return "\udce4"
 
 
-def as_list(**given: object) -> list[object]:
+def as_list(**given: object) -> list[tuple[str, object]]:
     """Its arguments by name, as pairs."""
     return sorted(given.items())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -16,7 +16,7 @@ from tightrope.model.messages import DrainRequested
 from tightrope.model.outcome import FailureKind, Outcome
 from tightrope.model.slo import Limits
 from tightrope.model.workflow import OnError, Retry, Timeouts, Workflow
-from tightrope.ports import Chunk
+from tightrope.ports import Chunk, EngineRequest
 from tightrope.runtime.client import RunFailed, RunHandle, RunInputs, RunRequest, Sampling
 from tightrope.runtime.handle import BUFFER_BYTES
 from tightrope.testing import ManualClock, Script, ScriptedEngine, a_chain
@@ -45,12 +45,12 @@ async def test_pieces_come_in_order_and_while_the_engine_still_writes() -> None:
     async with a_world(ONE, engines={"a": Gated(SAYS, gate)}) as world:
         handle = world.submit()
         pieces = handle.pieces()
-        seen = []
+        seen: list[str] = []
         while len(seen) < 2:
             piece = await within(anext(pieces))
             seen += [piece.text] if piece.text else []
         assert seen == ["one", " two"]
-        assert handle.finish is None
+        assert world.driver.runs_underway == 1
         gate.set()
         seen += [piece.text async for piece in pieces if piece.text]
         assert "".join(seen) == SAYS
@@ -66,7 +66,7 @@ class Gated(ScriptedEngine):
         super().__init__(Script(text=text))
         self.gate = gate
 
-    async def generate(self, request):  # type: ignore[no-untyped-def,override]
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[Chunk, None]:
         words = 0
         async for chunk in super().generate(request):
             if words == 2:
@@ -95,7 +95,7 @@ async def test_a_reader_that_does_not_read_pauses_the_engine() -> None:
     made = 0
 
     class Endless(ScriptedEngine):
-        async def generate(self, request):  # type: ignore[no-untyped-def,override]
+        async def generate(self, request: EngineRequest) -> AsyncGenerator[Chunk, None]:
             nonlocal made
             big = "x" * 4096
             for _ in range(10 * BUFFER_BYTES // len(big)):
@@ -114,7 +114,7 @@ async def test_a_reader_that_does_not_read_pauses_the_engine() -> None:
 
 async def test_a_run_that_is_not_streamed_does_not_wait_for_its_reader() -> None:
     class Endless(ScriptedEngine):
-        async def generate(self, request):  # type: ignore[no-untyped-def,override]
+        async def generate(self, request: EngineRequest) -> AsyncGenerator[Chunk, None]:
             for _ in range(3):
                 yield Chunk(text="x", choices=b"x" * BUFFER_BYTES, is_content=True)
 
@@ -217,9 +217,10 @@ async def test_every_failure_of_an_engine_ends_in_one_clear_error(failure: Failu
 
 async def test_an_engine_that_raises_anything_else_fails_the_call_alone() -> None:
     class Nonsense(ScriptedEngine):
-        async def generate(self, request):  # type: ignore[no-untyped-def,override]
-            raise LookupError("no key 'choices'")
-            yield
+        async def generate(self, request: EngineRequest) -> AsyncGenerator[Chunk, None]:
+            if request.messages is not None:
+                raise LookupError("no key 'choices'")
+            yield Chunk("", b"[]", is_content=False)
 
     async with a_world(ONE, engines={"a": Nonsense()}) as world:
         with pytest.raises(RunFailed, match="LookupError: no key 'choices'") as caught:
@@ -240,7 +241,7 @@ async def test_an_engine_that_falls_silent_after_its_first_content_is_stalled() 
 
 async def test_a_reader_that_pauses_is_no_silence_of_the_engine() -> None:
     class Big(ScriptedEngine):
-        async def generate(self, request):  # type: ignore[no-untyped-def,override]
+        async def generate(self, request: EngineRequest) -> AsyncGenerator[Chunk, None]:
             for _ in range(4):
                 yield Chunk(text="x", choices=b"x" * BUFFER_BYTES, is_content=True)
 
@@ -303,7 +304,7 @@ async def test_cancelling_closes_the_stream_of_the_engine() -> None:
 
 async def test_a_run_whose_reader_is_gone_can_be_cancelled_while_its_buffer_is_full() -> None:
     class Big(ScriptedEngine):
-        async def generate(self, request):  # type: ignore[no-untyped-def,override]
+        async def generate(self, request: EngineRequest) -> AsyncGenerator[Chunk, None]:
             while True:
                 yield Chunk(text="x", choices=b"x" * BUFFER_BYTES, is_content=True)
 

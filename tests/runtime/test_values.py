@@ -223,7 +223,7 @@ async def test_inputs_come_from_the_message_the_metadata_and_by_name() -> None:
         given = dict(json.loads(await world.answer("hi")))
         assert given["history"] == [{"role": "user", "content": "hi"}]
         assert (given["question"], given["language"], given["limit"]) == ("hi", "en", 3)
-        text = await world.answer("hi", metadata={"language": "de"}, named={"limit": 5})  # type: ignore[arg-type]
+        text = await world.answer("hi", metadata={"language": "de"}, named={"limit": 5})
         given = dict(json.loads(text))
         assert (given["language"], given["limit"]) == ("de", 5)
 

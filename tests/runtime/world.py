@@ -6,8 +6,9 @@ Every world proves at its end that its journal replays to the same commands, and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 from tightrope.kernel.journal import Head, command_line, event_line, head_line, replay
 from tightrope.kernel.kernel import Kernel
@@ -35,6 +36,7 @@ from tightrope.testing import ScriptedEngine
 
 TENANT, STRANGER = TenantId("shop"), TenantId("stranger")
 Told = ReplicaReady | ReplicaLost | ReplicaStopped
+T = TypeVar("T")
 
 LIMIT_S = 20.0
 """How long a test waits for what must happen; far more than it takes."""
@@ -142,10 +144,13 @@ class World:
             )
         )  # fmt: skip
 
-    async def answer(self, *args: str, **kwargs: object) -> str:
+    async def answer(
+        self, question: str = "How are you?", workflow: str = "chain", *, is_streamed: bool = False,
+        metadata: Mapping[str, str] | None = None, named: Mapping[str, Json] | None = None,
+    ) -> str:  # fmt: skip
         """The whole text of a run that is not streamed."""
-        kwargs.setdefault("is_streamed", False)
-        return (await within(self.submit(*args, **kwargs).result())).text  # type: ignore[arg-type]
+        handle = self.submit(question, workflow, is_streamed=is_streamed, metadata=metadata, named=named)
+        return (await within(handle.result())).text
 
 
 @asynccontextmanager
@@ -223,7 +228,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
-async def within(work):  # type: ignore[no-untyped-def]
+async def within(work: Awaitable[T]) -> T:
     """The result, or a failure after LIMIT_S."""
     async with asyncio.timeout(LIMIT_S):
         return await work

@@ -7,7 +7,7 @@ call fails is `runs.py`.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from tightrope.kernel.state import Call, CallPhase, Piece, Pool, Run, State
 from tightrope.model.errors import TightropeBug
@@ -20,6 +20,9 @@ from tightrope.policy.estimate import estimate, typical_s
 from tightrope.policy.order import is_hopeless
 from tightrope.policy.slack import grant
 
+LUCKY_QUANTILE = 0.2
+"""Of the remaining time, when a call is judged hopeless: a run that may still take a short branch has hope, and
+the cautious quantile that orders the line would see the longest one."""
 SURELY_TOO_LONG = 2
 """A prompt estimated at more than this many times the context memory cannot be an error of the estimate."""
 UNMEASURED_SILENCE_S = 60.0
@@ -55,7 +58,7 @@ def make_call(state: State, run: Run, step_id: StepId, piece: Piece, now_s: floa
         call.max_tokens = _cap(run, step_id, work)
     else:
         own_s = run.template.learned.code_seconds(step_id, now_s)
-        call.slack, _ = _grant(state, run, step_id, own_s, own_s, now_s)
+        call.slack = _grant(state, run, step_id, own_s, own_s, now_s).slack
     return call
 
 
@@ -84,8 +87,9 @@ def enter_line(state: State, run: Run, call: Call, now_s: float) -> bool:
     prompt_tokens = min(prompt_tokens, max(1, memory - 1))
     whole_s = typical_s(prompt_tokens, lengths.mean, False, profiles)
     first_s = typical_s(prompt_tokens, lengths.mean, True, profiles)
-    call.slack, is_terminal = _grant(state, run, call.step, first_s, whole_s, now_s)
-    own_s = first_s if is_terminal else whole_s
+    granted = _grant(state, run, call.step, first_s, whole_s, now_s)
+    own_s = first_s if granted.is_terminal else whole_s
+    call.slack, call.last_chance_s = granted.slack, granted.last_chance_s
     call.job = Job(
         call=call.id,
         model=call.model,
@@ -95,17 +99,24 @@ def enter_line(state: State, run: Run, call: Call, now_s: float) -> bool:
         ready_s=call.ready_s,
         due_s=call.slack.due_s,
         budget_s=call.slack.budget_s,
-        is_terminal=is_terminal,
-        is_hopeless=is_hopeless(call.slack.due_s, own_s, now_s),
+        is_terminal=granted.is_terminal,
+        is_hopeless=is_hopeless(call.last_chance_s, own_s, now_s),
     )
     state.enqueue(call)
     return True
 
 
-def _grant(
-    state: State, run: Run, step_id: StepId, first_s: float, whole_s: float, now_s: float
-) -> tuple[Slack, bool]:
-    """The tighter of the grants under the promises of the run; True when only the first token counts.
+@dataclass(frozen=True, slots=True)
+class _Granted:
+    """A grant, whether only the first token counts, and the moment by which the step must end even with luck."""
+
+    slack: Slack
+    is_terminal: bool
+    last_chance_s: float
+
+
+def _grant(state: State, run: Run, step_id: StepId, first_s: float, whole_s: float, now_s: float) -> _Granted:
+    """The tighter of the grants under the promises of the run.
 
     Without a promise the first token is what a reader waits for, so it counts as if there were one.
     """
@@ -117,7 +128,11 @@ def _grant(
     quantile = state.settings.quantile
     ttft = grant(now_s, run.due_ttft_s, own_ttft_s, outlook_ttft, step_id, run.cases, quantile)
     e2e = grant(now_s, run.due_e2e_s, whole_s, outlook_e2e, step_id, run.cases, quantile)
-    return (e2e, False) if e2e.due_s < ttft.due_s else (ttft, is_output)
+    if e2e.due_s < ttft.due_s:
+        lucky_s = outlook_e2e.remaining_s(step_id, run.cases, LUCKY_QUANTILE)
+        return _Granted(e2e, False, run.due_e2e_s - lucky_s)
+    lucky_s = outlook_ttft.remaining_s(step_id, run.cases, LUCKY_QUANTILE)
+    return _Granted(ttft, is_output, run.due_ttft_s - lucky_s)
 
 
 def _profiles(state: State, model: ModelName) -> list[Profile]:
@@ -173,7 +188,7 @@ def _turned_hopeless(state: State, call: Call, now_s: float) -> bool:
     if job is None or job.is_hopeless or call.model is None:
         return False
     own_s = typical_s(job.prompt_tokens, job.output_tokens, job.is_terminal, _profiles(state, call.model))
-    return is_hopeless(job.due_s, own_s, now_s)
+    return is_hopeless(call.last_chance_s, own_s, now_s)
 
 
 def _place_hopeless(state: State, pool: Pool, calls: list[Call], now_s: float) -> list[Command]:

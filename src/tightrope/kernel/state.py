@@ -166,7 +166,10 @@ class CallPhase(Enum):
 
 @dataclass(slots=True)
 class Call:
-    """One attempt of one item. `job` and `slack` are what the last decision about it used."""
+    """One attempt of one item. `job` and `slack` are what the last decision about it used.
+
+    `last_chance_s` is when it must have ended even if the rest of the run is short.
+    """
 
     id: CallId
     run: RunId
@@ -183,6 +186,7 @@ class Call:
     replica: ReplicaId | None = None
     dispatched_s: float = 0.0
     first_token_s: float | None = None
+    last_chance_s: float = math.inf
     line_key: tuple[object, ...] | None = None
 
 
