@@ -42,7 +42,9 @@ def _command(process: psutil.Process) -> str:
 def start(folder: Path, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tightrope.app.cli", "demo", "--keep", str(folder), *options]
     environment = {**os.environ, "TIGHTROPE_TEST_FOLDER": str(folder)}
-    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    return subprocess.Popen(
+        command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    )
 
 
 def test_1_it_answers_and_gives_the_same_as_data(folder: Path) -> None:

@@ -20,13 +20,22 @@ from tightrope.model.outcome import Outcome
 from tightrope.ports import Message
 from tightrope.runtime.client import RunInputs
 
-SHOP = ("Where is my order?", "Do you have a warm sleeping bag?", "My kettle came broken!", "Hello, thank you.")
+SHOP = (
+    "Where is my order?",
+    "Do you have a warm sleeping bag?",
+    "My kettle came broken!",
+    "Hello, thank you.",
+)
 
 
 def asks() -> list[Ask]:
     """One question to the library, and one of each kind to the shop."""
     told = [
-        Ask(TenantId("shop"), "shopping", RunInputs((Message("user", text),), metadata={"customer_id": "C108"}))
+        Ask(
+            TenantId("shop"),
+            "shopping",
+            RunInputs((Message("user", text),), metadata={"customer_id": "C108"}),
+        )
         for text in SHOP
     ]
     return [demo_asks()[0][0], *told]

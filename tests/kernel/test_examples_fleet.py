@@ -96,7 +96,17 @@ def test_a_replica_that_cannot_start_is_tried_again_ever_more_slowly() -> None:
         script.wake(WakeKind.REPLICA_RESTART)
     assert pauses_s[:3] == pytest.approx([0.5, 1.0, 2.0])
     assert pauses_s[-1] == pytest.approx(30.0)
+
+
+def test_the_pause_before_a_restart_is_short_again_only_after_an_answer() -> None:
+    script = Script(ONE, replicas="a")
+    script.lost("a")
+    script.wake(WakeKind.REPLICA_RESTART)
     script.ready("a")
+    assert wake_at(script.lost("a"), WakeKind.REPLICA_RESTART) - script.now_s == pytest.approx(1.0)
+    script.wake(WakeKind.REPLICA_RESTART)
+    script.ready("a")
+    script.done(dispatched(script.submit()))
     assert wake_at(script.lost("a"), WakeKind.REPLICA_RESTART) - script.now_s == pytest.approx(0.5)
 
 

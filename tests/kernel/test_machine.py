@@ -13,7 +13,6 @@ A state machine over the kernel: random workflows, random facts in any order, an
 from __future__ import annotations
 
 from collections import Counter
-from typing import cast
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -236,7 +235,8 @@ class KernelMachine(RuleBasedStateMachine):
         """What the kernel no longer knows is ignored."""
         for call in sorted(self.ended)[:1]:
             before = len(self.said)
-            self.tell(data.draw(st.sampled_from([FirstToken(call), CallDone(call, Usage(1, 1))])))
+            stale: list[Event] = [FirstToken(call), CallDone(call, Usage(1, 1))]
+            self.tell(data.draw(st.sampled_from(stale)))
             assert self.said[before] == []
 
     @precondition(lambda self: self.ordered)
@@ -303,5 +303,5 @@ class KernelMachine(RuleBasedStateMachine):
         assert [again.handle(event, at_s) for event, at_s in self.events] == self.said, "law 7"
 
 
-TestKernel = cast(type, KernelMachine.TestCase)
-TestKernel.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+KernelMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestKernel = KernelMachine.TestCase

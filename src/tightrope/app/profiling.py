@@ -28,6 +28,7 @@ from tightrope.app.compose import (
     identity_of,
     plan_of,
     step_tokens_of,
+    stored_profiles,
 )
 from tightrope.app.config import Config, Model, load_config
 from tightrope.app.embedded import cache_dir, ensure_engine
@@ -43,7 +44,7 @@ from tightrope.model.profile import Profile
 from tightrope.policy.estimate import estimate
 from tightrope.ports import Engine
 from tightrope.profiler import plot
-from tightrope.profiler.grid import Grid
+from tightrope.profiler.grid import FULL, Grid
 from tightrope.profiler.measure import Profiled, Progress, profile_engine
 from tightrope.profiler.verify import Others, Verification, verify
 
@@ -64,6 +65,7 @@ class Measured:
 
     profiled: Profiled
     verification: Verification | None
+    is_new: bool = True
 
     @property
     def is_accepted(self) -> bool:
@@ -100,15 +102,21 @@ async def measure_pair(
 ) -> Measured:
     """Start one replica, measure it alone, store the profile if it may be used.
 
-    `check` predicts fresh prompts afterwards. An interrupted measurement goes on where it stopped unless
-    `fresh`. Raises NotFound for an unknown pair, EngineFailed when the replica does not come up,
-    ProfilingFailed when it misbehaves, StoreFailed; the earlier profile stays in place in each case.
+    `check` predicts fresh prompts afterwards. A pair that was measured before, on this grid or a larger one, is
+    not measured again, and an interrupted measurement goes on where it stopped, unless `fresh`. Raises NotFound
+    for an unknown pair, EngineFailed when the replica does not come up, ProfilingFailed when it misbehaves,
+    StoreFailed; the earlier profile stays in place in each case.
     """
     spec, model, card = _pair(config, model_name, card_name)
+    stored = None if fresh else _stored(config, model, card, quick)
+    if stored is not None and not check:
+        return Measured(Profiled(stored, (), ()), None, is_new=False)
     resume = config.state / "profiling"
     if fresh:
         _forget(resume)
     async with _started(config, spec) as started:
+        if stored is not None:
+            return Measured(Profiled(stored, (), ()), await _verified(started, stored), is_new=False)
         profiled = await _measure(started, model, card, Grid.quick() if quick else None, resume, progress)
         if profiled.refusal is None:
             _store(config, profiled.profile)
@@ -241,6 +249,19 @@ async def _verified(started: Started, profile: Profile) -> Verification:
     )
 
 
+def _stored(config: Config, model: Model, card: Accelerator, quick: bool) -> Profile | None:
+    """What is known of the pair already, if it is good enough."""
+    if not config.store_file.exists():
+        return None
+    store = SqliteStore(config.store_file)
+    try:
+        known = {(kept.model, kept.accelerator): kept for kept in stored_profiles(config, store)}
+    finally:
+        store.close()
+    found = known.get((model.name, card.name))
+    return found if found is not None and (quick or found.grid == FULL) else None
+
+
 def _store(config: Config, profile: Profile) -> None:
     config.state.mkdir(parents=True, exist_ok=True)
     store = SqliteStore(config.store_file)
@@ -261,7 +282,9 @@ def _forget(resume: Path) -> None:
 
 def _draw(measured: Measured, folder: Path) -> tuple[Path, ...]:
     folder.mkdir(parents=True, exist_ok=True)
-    drawn: tuple[Path, ...] = plot.draw_fit(measured.profiled.profile, measured.profiled.samples, folder)
+    drawn: tuple[Path, ...] = ()
+    if measured.is_new:
+        drawn += plot.draw_fit(measured.profiled.profile, measured.profiled.samples, folder)
     if measured.verification is not None:
         drawn += plot.draw_verification(measured.profiled.profile, measured.verification, folder)
     return drawn
@@ -270,6 +293,8 @@ def _draw(measured: Measured, folder: Path) -> tuple[Path, ...]:
 def _as_text(measured: Measured, pictures: tuple[Path, ...]) -> str:
     profiled = measured.profiled
     parts = [plot.fit_table(profiled.profile, profiled.samples)]
+    if not measured.is_new:
+        parts.append(f"measured {profiled.profile.measured_at}; --fresh measures anew")
     parts += [f"warning: {warning}" for warning in profiled.warnings]
     if profiled.refusal is not None:
         parts.append(f"refused, and the earlier profile stands: {profiled.refusal}")

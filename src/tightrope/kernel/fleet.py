@@ -23,7 +23,7 @@ from tightrope.model.messages import (
 from tightrope.model.outcome import FailureKind
 
 RESTART_AFTER_S = 0.5
-"""Pause before a lost replica is ordered again; doubled each time until it has been ready once."""
+"""Pause before a lost replica is ordered again; doubled each time until it has answered a call."""
 RESTART_AT_MOST_S = 30.0
 
 
@@ -87,7 +87,6 @@ def replica_ready(state: State, event: ReplicaReady) -> list[Command]:
         return []
     replica.state = ReplicaState.READY
     replica.failures_in_a_row = 0
-    replica.restarts = 0
     replica.max_sequences = event.max_sequences
     replica.view = None
     state.touched[replica.spec.model] = None

@@ -34,6 +34,7 @@ def note_success(state: State, call: Call) -> None:
     if replica is not None:
         replica.failures_in_a_row = 0
         replica.ejections = 0
+        replica.restarts = 0
 
 
 def charge_failure(state: State, call: Call, failure: FailureKind, now_s: float) -> list[Command]:
@@ -62,14 +63,17 @@ def _may_eject(pool: Pool) -> bool:
 
 def _eject(state: State, replica: Replica, for_s: float, now_s: float) -> list[Command]:
     replica.state = ReplicaState.EJECTED
+    replica.ejected_until_s = now_s + for_s
     state.touched[replica.spec.model] = None
     return [WakeAt(now_s + for_s, Wake(WakeKind.REPLICA_READMIT, replica.spec.id))]
 
 
-def readmit(state: State, replica_id: ReplicaId) -> list[Command]:
-    """The time out is over; the next calls are the proof."""
+def readmit(state: State, replica_id: ReplicaId, now_s: float) -> list[Command]:
+    """The time out is over, unless a later one is still running; the next calls are the proof."""
     replica = state.replicas.get(replica_id)
-    if replica is not None and replica.state is ReplicaState.EJECTED:
+    if replica is None or now_s < replica.ejected_until_s:
+        return []
+    if replica.state is ReplicaState.EJECTED:
         replica.state = ReplicaState.READY
         state.touched[replica.spec.model] = None
     return []

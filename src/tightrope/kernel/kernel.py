@@ -122,7 +122,7 @@ class Kernel:
             case WakeKind.REPLICA_RESTART:
                 return fleet.restart(state, ReplicaId(wake.subject))
             case WakeKind.REPLICA_READMIT:
-                return health.readmit(state, ReplicaId(wake.subject))
+                return health.readmit(state, ReplicaId(wake.subject), now_s)
             case WakeKind.LEARN:
                 template = state.templates.get(WorkflowId(wake.subject))
                 if template is not None:

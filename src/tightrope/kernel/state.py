@@ -201,6 +201,7 @@ class Replica:
     held: dict[CallId, HeldCall] = field(default_factory=dict)
     failures_in_a_row: int = 0
     ejections: int = 0
+    ejected_until_s: float = 0.0
     restarts: int = 0
     view: ReplicaView | None = None
 

@@ -65,7 +65,8 @@ class Profile:
 
     `step_tokens` C is the token budget of a step, `max_sequences` R the most sequences at once, `kv_tokens` K
     the context memory, `load_s` the time from order to ready. `default_prompt` and `default_output` are the
-    fixed token counts of the source paper's profile. `digest` and `engine` name the weights and the build.
+    fixed token counts of the source paper's profile. `digest` and `engine` name the weights and the build,
+    `grid` the loads that were measured.
     """
 
     model: ModelName
@@ -79,6 +80,7 @@ class Profile:
     digest: str = ""
     engine: str = ""
     measured_at: str = ""
+    grid: str = ""
     error: FitError | None = None
     default_prompt: int = 1024
     default_output: int = 128

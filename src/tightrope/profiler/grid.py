@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+FULL = "full"
+"""Name of the grid that every other one is a part of."""
+
 _PROMPTS = (16, 64, 256, 512, 1024, 2048, 4096, 8192)
 _CONTEXTS = (32, 128, 512, 2048, 8192)
 _MIXED_PROMPTS = (64, 256, 1024)
@@ -81,7 +84,7 @@ class Grid:
             if max(length, tokens) + _room(16) + (count * length + tokens) // _FALLBACK_STEP_TOKENS <= context
         )
         return Grid(
-            name="full",
+            name=FULL,
             points=alone + mixed,
             passes=6,
             discarded_passes=1,

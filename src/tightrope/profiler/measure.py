@@ -90,6 +90,7 @@ async def profile_engine(
         digest=facts.digest,
         engine=facts.build,
         measured_at=measured_at,
+        grid=grid.name,
         error=error,
     )
     journal.remove()
