@@ -6,7 +6,7 @@ ARGS ?=
 FIND_PYTHON = for name in $(PYTHON) python3.11 python3.12 python3.13 python3.14 python3; do \
 	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$name"; break; }; done
 
-.PHONY: help setup demo test check fmt bench docs lock clean
+.PHONY: help setup demo test check fmt bench results docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -34,6 +34,18 @@ fmt: $(VENV)/.installed ## put all files into the one format
 bench: setup ## the kept benchmarks: ARGS="mixed --load 0.7", decision or kernel; all if not given
 	@if [ -n "$(ARGS)" ]; then $(BIN)/tightrope bench $(ARGS); else \
 	for name in decision kernel mixed; do $(BIN)/tightrope bench $$name || exit 1; done; fi
+
+results: setup ## measure everything in docs/results.md anew (half an hour, on an idle machine) and write it
+	mkdir -p docs/results
+	@printf '%s, %s cores, Python %s\n' "$$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)" "$$(nproc)" \
+	"$$($(BIN)/python -c 'import platform; print(platform.python_version())')" > docs/results/machine.txt
+	for pair in small-fast big-fast small-slow big-slow; do \
+	$(BIN)/tightrope --config examples/demo/tightrope.yaml --json profile $${pair%-*} --on $${pair#*-} --quick --verify --fresh \
+	> docs/results/profile-$$pair.json || exit 1; done
+	for name in decision kernel; do $(BIN)/tightrope bench $$name --out docs/results/$$name.json || exit 1; done
+	$(BIN)/tightrope bench mixed --policies foresight,fmware-greedy,fmware-target,power-of-two,round-robin \
+	--out docs/results/mixed.json
+	$(BIN)/python docs/make_results.py
 
 docs: $(VENV)/.installed ## write the configuration's JSON Schema and check every document
 	$(BIN)/tightrope check --schema > schema/tightrope.schema.json

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from tightrope.kernel.state import Call, CallPhase, Piece, Pool, Run, State
 from tightrope.model.errors import TightropeBug
 from tightrope.model.fleet import HeldCall, Job, PoolView, ReplicaView, Routed
-from tightrope.model.ids import CallId, ModelName, StepId
+from tightrope.model.ids import CallId, StepId
 from tightrope.model.messages import Command, Dispatch, Slack, Wake, WakeAt, WakeKind
 from tightrope.model.profile import Profile
 from tightrope.model.workflow import ModelCall
@@ -79,7 +79,7 @@ def enter_line(state: State, run: Run, call: Call, now_s: float) -> bool:
     item, learned = call.piece.item, run.template.learned
     prompt_tokens = item.prompt_tokens or learned.prompt_tokens(call.step, item.prompt_bytes)
     lengths = learned.lengths(call.step, call.max_tokens, now_s)
-    profiles = _profiles(state, call.model)
+    profiles = state.pool_profiles(call.model)
     memory = max((profile.kv_tokens for profile in profiles), default=prompt_tokens + lengths.high)
     is_measured = all((call.model, profile.accelerator) in state.profiles for profile in profiles)
     if is_measured and prompt_tokens > SURELY_TOO_LONG * memory:
@@ -135,16 +135,12 @@ def _grant(state: State, run: Run, step_id: StepId, first_s: float, whole_s: flo
     return _Granted(ttft, is_output, run.due_ttft_s - lucky_s)
 
 
-def _profiles(state: State, model: ModelName) -> list[Profile]:
-    return state.pool_profiles(model)
-
-
 def call_expectation_s(state: State, run: Run, call: Call) -> float:
     """Seconds that one more attempt like this one is expected to take on the best card."""
     if call.job is None or call.model is None:
         return run.template.learned.code_seconds(call.step, call.ready_s)
     job = call.job
-    return typical_s(job.prompt_tokens, job.output_tokens, job.is_terminal, _profiles(state, call.model))
+    return typical_s(job.prompt_tokens, job.output_tokens, job.is_terminal, state.pool_profiles(call.model))
 
 
 # --- the walk along the line ---------------------------------------------------------------------------
@@ -187,7 +183,7 @@ def _turned_hopeless(state: State, call: Call, now_s: float) -> bool:
     job = call.job
     if job is None or job.is_hopeless or call.model is None:
         return False
-    own_s = typical_s(job.prompt_tokens, job.output_tokens, job.is_terminal, _profiles(state, call.model))
+    own_s = typical_s(job.prompt_tokens, job.output_tokens, job.is_terminal, state.pool_profiles(call.model))
     return is_hopeless(call.last_chance_s, own_s, now_s)
 
 

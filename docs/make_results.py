@@ -1,0 +1,228 @@
+"""Writes docs/results.md, its pictures and the headline of README.md from the data in docs/results/.
+
+The data is what `tightrope bench NAME --out docs/results/NAME.json` and `tightrope profile MODEL --on CARD --json`
+wrote; `make results` measures all of it anew and takes about half an hour on an otherwise idle machine.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+DOCS = Path(__file__).parent
+DATA = DOCS / "results"
+PAIRS = ("small-fast", "big-fast", "small-slow", "big-slow")
+OWN = "foresight"
+NAMED = {
+    "foresight": "foresight (the default)",
+    "fmware-greedy": "fmware-greedy (Algorithm 1)",
+    "fmware-target": "fmware-target (Algorithm 1)",
+    "power-of-two": "power-of-two",
+    "round-robin": "round-robin",
+}
+
+
+def main() -> None:
+    """Everything, in the order of the page."""
+    mixed, machine = load("mixed"), (DATA / "machine.txt").read_text("utf-8").strip()
+    draw(mixed)
+    rows = policies(mixed)
+    page = PAGE.format(
+        machine=machine,
+        mixed=mixed_table(rows),
+        runs=rows[0]["runs"],
+        rounds=rows[0]["rounds"],
+        profiles=profile_table(),
+        decision=decision_table(load("decision")),
+        kernel=kernel_table(load("kernel")),
+    )
+    (DOCS / "results.md").write_text(page, encoding="utf-8")
+    headline(rows)
+
+
+def load(name: str) -> Any:
+    """The `data` of one result."""
+    return json.loads((DATA / f"{name}.json").read_text("utf-8"))
+
+
+def policies(rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row a policy over all its rounds, the fastest first."""
+    found = []
+    for name in {one["policy"] for one in rounds}:
+        mine = [one for one in rounds if one["policy"] == name]
+        runs = sum(one["runs"] for one in mine)
+        found.append(
+            {
+                "policy": name,
+                "rounds": len(mine),
+                "runs": runs,
+                "mean": statistics.fmean(one["mean_ttft_s"] for one in mine),
+                "p50": statistics.fmean(one["p50_ttft_s"] for one in mine),
+                "p95": statistics.fmean(one["p95_ttft_s"] for one in mine),
+                "met": sum(one["met"] for one in mine) / runs,
+                "ended": sum(one["succeeded"] for one in mine),
+                "fast": statistics.fmean(dict(one["shares"]).get("fast", 0.0) for one in mine),
+            }
+        )
+    return sorted(found, key=lambda row: row["mean"])
+
+
+def mixed_table(rows: list[dict[str, Any]]) -> str:
+    """The comparison, with foresight's mean against each row's."""
+    own = next(row for row in rows if row["policy"] == OWN)
+    lines = [
+        "| policy | mean TTFT | foresight against it | p50 | p95 | SLO met | ended well | calls on the fast cards |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        versus = "–" if row is own else f"{own['mean'] / row['mean'] - 1:+.0%}"
+        lines.append(
+            f"| {NAMED.get(row['policy'], row['policy'])} | {row['mean']:.2f} s | {versus} | {row['p50']:.2f} s "
+            f"| {row['p95']:.2f} s | {row['met']:.0%} | {row['ended']} of {row['runs']} | {row['fast']:.0%} |"
+        )
+    return "\n".join(lines)
+
+
+def profile_table() -> str:
+    """The verification of every pair that was measured."""
+    lines = [
+        "| model on accelerator | 1 stream | 2 streams | 4 streams | prompt token | load time | memory |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for pair in PAIRS:
+        data = load(f"profile-{pair}")["data"]
+        errors = " | ".join(f"{row['median_error']:.1%}" for row in data["verification"])
+        profile = data["profile"]
+        token_ms, memory = profile["coefficients"]["d"], profile["memory_bytes"] / 2**20
+        lines.append(
+            f"| {pair.replace('-', ' on ')} | {errors} | {token_ms:.1f} ms | {profile['load_s']:.1f} s | {memory:.0f} MiB |"
+        )
+    return "\n".join(lines)
+
+
+def decision_table(costs: list[dict[str, Any]]) -> str:
+    """Processor time of one decision by policy and size."""
+    sizes = sorted({cost["replicas"] for cost in costs})
+    lines = [
+        "| policy | " + " | ".join(f"{size} replicas" for size in sizes) + " |",
+        "|---|" + "---:|" * len(sizes),
+    ]
+    for policy in dict.fromkeys(cost["policy"] for cost in costs):
+        mine = {cost["replicas"]: cost for cost in costs if cost["policy"] == policy}
+        cells = " | ".join(f"{mine[size]['p50_us']:.0f} / {mine[size]['p99_us']:.0f} µs" for size in sizes)
+        lines.append(f"| {policy} | {cells} |")
+    return "\n".join(lines)
+
+
+def kernel_table(costs: list[dict[str, Any]]) -> str:
+    """Processor time of an event by policy and size."""
+    lines = ["| policy | replicas | events | per event | events per second |", "|---|---:|---:|---:|---:|"]
+    lines += [
+        f"| {cost['policy']} | {cost['replicas']} | {cost['events']} | {cost['per_event_us']:.0f} µs "
+        f"| {1e6 / cost['per_event_us']:,.0f} |"
+        for cost in costs
+    ]
+    return "\n".join(lines)
+
+
+def draw(rounds: list[dict[str, Any]]) -> None:
+    """Mean and p95 time to first token by policy."""
+    rows = policies(rounds)[::-1]
+    figure, axes = plt.subplots(figsize=(7.2, 0.55 * len(rows) + 1.2))
+    places = range(len(rows))
+    shades = ["#0072B2" if row["policy"] == OWN else "#9AA5B1" for row in rows]
+    axes.barh(places, [row["mean"] for row in rows], color=shades, height=0.6, label="mean")
+    axes.scatter([row["p95"] for row in rows], places, color="black", marker="|", s=160, label="p95", zorder=3)
+    for place, row in zip(places, rows, strict=True):
+        axes.text(row["mean"] / 2, place, f"{row['mean']:.1f} s", va="center", ha="center", color="white")
+    axes.set_yticks(list(places), [row["policy"] for row in rows])
+    axes.set_xlabel("time to first token of the final answer, s (bar: mean, mark: p95)")
+    axes.set_xlim(left=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    for kind in ("svg", "png"):
+        figure.savefig(DOCS / "images" / f"mixed.{kind}", dpi=130, metadata={"Date": None} if kind == "svg" else None)
+    plt.close(figure)
+
+
+def headline(rows: list[dict[str, Any]]) -> None:
+    """The table between the marks in README.md."""
+    begin, end = "<!-- headline: begin -->", "<!-- headline: end -->"
+    readme = DOCS.parent / "README.md"
+    before, rest = readme.read_text("utf-8").split(begin)
+    after = rest.split(end)[1]
+    table = HEADLINE.format(table=mixed_table(rows), runs=rows[0]["runs"])
+    readme.write_text(f"{before}{begin}\n{table}\n{end}{after}", encoding="utf-8")
+
+
+HEADLINE = """
+Two tenants' workflows on four real llama.cpp replicas, two fast and two slow, at 70 % of what they can bear; the same
+{runs} arrivals under each policy:
+
+{table}
+
+`tightrope bench mixed` prints it; [docs/results.md](docs/results.md) says on which machine, and what else was measured."""
+
+PAGE = """# Results
+
+Everything on this page was written by `docs/make_results.py` from what the commands named here printed; the data is in
+[results/](results/). `make results` measures all of it anew. Trust ratios within one table more than seconds.
+
+Machine: {machine}
+
+## Policies on real engines
+
+```sh
+tightrope bench mixed --policies foresight,fmware-greedy,fmware-target,power-of-two,round-robin --runs 60 --load 0.7
+```
+
+The demo's two workflows (half RAG, half shopping assistant) on four llama.cpp replicas: SmolLM2-135M-Instruct in two
+quantisations, each on a card with 60 % and on one with 20 % of a processor core. Open loop, Poisson arrivals at 70 % of the
+stability limit that the measured profiles give, {runs} runs for each policy over {rounds} seed(s), the same arrivals and
+requests for all. All policies stand behind the same filter and cap of four calls a replica, and the baselines wait in one
+line first come first served when all are full, which is kinder to them than a queue of their own at each replica.
+
+{mixed}
+
+![Time to first token by policy](images/mixed.svg)
+
+## How well a profile predicts
+
+```sh
+tightrope --config examples/demo/tightrope.yaml profile MODEL --on ACCELERATOR --quick --verify
+```
+
+Median error of predicted against measured time to first token, on fresh prompts that were not in the measurement:
+
+{profiles}
+
+## One routing decision
+
+```sh
+tightrope bench decision
+```
+
+Processor time, p50 / p99, with eight calls on every replica. All replicas of a pool are scored; there is no index yet.
+
+{decision}
+
+## The kernel
+
+```sh
+tightrope bench kernel
+```
+
+Processor time of all that one event causes, routing included, for two-node runs at half load.
+
+{kernel}
+"""
+
+if __name__ == "__main__":
+    main()
