@@ -11,9 +11,9 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib as mpl
 
-matplotlib.use("Agg")
+mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 DOCS = Path(__file__).parent
@@ -82,7 +82,7 @@ def mixed_table(rows: list[dict[str, Any]]) -> str:
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
-        versus = "–" if row is own else f"{own['mean'] / row['mean'] - 1:+.0%}"
+        versus = "-" if row is own else f"{own['mean'] / row['mean'] - 1:+.0%}"
         lines.append(
             f"| {NAMED.get(row['policy'], row['policy'])} | {row['mean']:.2f} s | {versus} | {row['p50']:.2f} s "
             f"| {row['p95']:.2f} s | {row['met']:.0%} | {row['ended']} of {row['runs']} | {row['fast']:.0%} |"
@@ -100,10 +100,10 @@ def profile_table() -> str:
         data = load(f"profile-{pair}")["data"]
         errors = " | ".join(f"{row['median_error']:.1%}" for row in data["verification"])
         profile = data["profile"]
-        token_ms, memory = profile["coefficients"]["d"], profile["memory_bytes"] / 2**20
-        lines.append(
-            f"| {pair.replace('-', ' on ')} | {errors} | {token_ms:.1f} ms | {profile['load_s']:.1f} s | {memory:.0f} MiB |"
-        )
+        token = f"{profile['coefficients']['d']:.1f} ms"
+        memory = f"{profile['memory_bytes'] / 2**20:.0f} MiB"
+        name = pair.replace("-", " on ")
+        lines.append(f"| {name} | {errors} | {token} | {profile['load_s']:.1f} s | {memory} |")
     return "\n".join(lines)
 
 
@@ -139,7 +139,9 @@ def draw(rounds: list[dict[str, Any]]) -> None:
     places = range(len(rows))
     shades = ["#0072B2" if row["policy"] == OWN else "#9AA5B1" for row in rows]
     axes.barh(places, [row["mean"] for row in rows], color=shades, height=0.6, label="mean")
-    axes.scatter([row["p95"] for row in rows], places, color="black", marker="|", s=160, label="p95", zorder=3)
+    axes.scatter(
+        [row["p95"] for row in rows], places, color="black", marker="|", s=160, label="p95", zorder=3
+    )
     for place, row in zip(places, rows, strict=True):
         axes.text(row["mean"] / 2, place, f"{row['mean']:.1f} s", va="center", ha="center", color="white")
     axes.set_yticks(list(places), [row["policy"] for row in rows])
@@ -148,7 +150,9 @@ def draw(rounds: list[dict[str, Any]]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     for kind in ("svg", "png"):
-        figure.savefig(DOCS / "images" / f"mixed.{kind}", dpi=130, metadata={"Date": None} if kind == "svg" else None)
+        figure.savefig(
+            DOCS / "images" / f"mixed.{kind}", dpi=130, metadata={"Date": None} if kind == "svg" else None
+        )
     plt.close(figure)
 
 
@@ -168,7 +172,8 @@ Two tenants' workflows on four real llama.cpp replicas, two fast and two slow, a
 
 {table}
 
-`tightrope bench mixed` prints it; [docs/results.md](docs/results.md) says on which machine, and what else was measured."""
+`tightrope bench mixed` prints it; [docs/results.md](docs/results.md) says on which machine, and what else was
+measured."""
 
 PAGE = """# Results
 
@@ -184,24 +189,23 @@ tightrope bench mixed --policies foresight,fmware-greedy,fmware-target,power-of-
 ```
 
 The demo's two workflows (half RAG, half shopping assistant) on four llama.cpp replicas: SmolLM2-135M-Instruct in two
-quantisations, each on a card with 60 % and on one with 20 % of a processor core. Open loop, Poisson arrivals at 70 % of the
-stability limit that the measured profiles give, {runs} runs for each policy over {rounds} seed(s), the same arrivals and
-requests for all. All policies stand behind the same filter and cap of four calls a replica, and the baselines wait in one
-line first come first served when all are full, which is kinder to them than a queue of their own at each replica.
+quantisations, each on a card with 60 % and on one with 20 % of a processor core. Open loop, Poisson arrivals at 70 % of
+the stability limit that the measured profiles give, {runs} runs for each policy over {rounds} seed(s), the same
+arrivals and requests for all. All policies stand behind the same filter and cap of four calls a replica, and the
+baselines wait in one line first come first served when all are full, which is kinder to them than a queue of their own at each replica.
 
 {mixed}
 
 One seed tells differences of a third from chance, not those of a tenth: whether `foresight` or `fmware-greedy` has the
-smaller mean here is open. `foresight` serves calls that can no longer be on time after all that can; so more runs keep
-their promise, and those that do not are later than elsewhere (p95). The load is high for promises of 8 s: an arrival finds
-the machines busy two times in three.
+smaller mean here is open. `foresight` serves calls that can no longer be on time after all that can, so more runs keep
+their promise, and the latest of those that do not are later than under `fmware-greedy` (p95).
 
 ![Time to first token by policy](images/mixed.svg)
 
 ## How well a profile predicts
 
 ```sh
-tightrope --config examples/demo/tightrope.yaml profile MODEL --on ACCELERATOR --quick --verify
+tightrope profile MODEL --on ACCELERATOR --quick --verify --config examples/demo/tightrope.yaml
 ```
 
 Median error of predicted against measured time to first token, on fresh prompts that were not in the measurement:
