@@ -192,8 +192,8 @@ The demo's two workflows (half RAG, half shopping assistant) on four llama.cpp r
 quantisations, each on a card with 60 % and on one with 20 % of a processor core. Open loop, Poisson arrivals at 70 % of
 the stability limit that the measured profiles give, {runs} runs for each policy over {rounds} seed(s), the same
 arrivals and requests for all. All policies stand behind the same filter and cap of four calls a replica, and the
-baselines wait in one line first come first served when all are full, which is kinder to them than a queue of their own at
-each replica.
+baselines wait in one line first come first served when all are full, which is kinder to them than a queue of their own
+at each replica.
 
 {mixed}
 
