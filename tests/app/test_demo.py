@@ -43,8 +43,18 @@ def start(folder: Path, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tightrope.app.cli", "demo", "--keep", str(folder), *options]
     environment = {**os.environ, "TIGHTROPE_TEST_FOLDER": str(folder)}
     return subprocess.Popen(
-        command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+        command,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        preexec_fn=_heed_ctrl_c,  # noqa: PLW1509 (this process has no other threads)
     )
+
+
+def _heed_ctrl_c() -> None:
+    """A shell lets what it runs in the background ignore Ctrl-C, and that would be inherited."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_1_it_answers_and_gives_the_same_as_data(folder: Path) -> None:
