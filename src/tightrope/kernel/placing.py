@@ -260,7 +260,6 @@ def _dispatch(
     state.dequeue(call)
     call.phase = CallPhase.DISPATCHED
     call.replica = routed.replica
-    call.dispatched_s = now_s
     state.hold(replica, held)
     pool.turn += 1
     run = state.runs[call.run]

@@ -184,7 +184,6 @@ class Call:
     job: Job | None = None
     is_reask: bool = False
     replica: ReplicaId | None = None
-    dispatched_s: float = 0.0
     first_token_s: float | None = None
     last_chance_s: float = math.inf
     line_key: tuple[object, ...] | None = None

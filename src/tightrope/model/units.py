@@ -41,11 +41,6 @@ def ratio(text: str) -> float:
     return _scaled(text, {"%": 1.0}, "a percentage", "95%") / 100
 
 
-def per_second(text: str) -> float:
-    """`50 req/s` -> 50.0; `req/min` is known too."""
-    return _scaled(text, {"req/s": 1.0, "req/min": 1 / 60}, "a rate", "50 req/s")
-
-
 def usd_per_h(text: str) -> float:
     """`3.90 USD/h` -> 3.9."""
     return _scaled(text, {"USD/h": 1.0}, "a price", "3.90 USD/h")

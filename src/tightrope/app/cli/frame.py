@@ -60,11 +60,6 @@ class Common:
         if not self.quiet:
             click.echo(text, err=True)
 
-    def emit(self, name: str, data: Json) -> None:
-        """With --json, one object of a verb that runs on; its last object is the Answer's."""
-        if self.as_json:
-            click.echo(json.dumps({"schema": f"tightrope.{name}/1", "data": data}, ensure_ascii=False))
-
 
 @dataclass(frozen=True, slots=True)
 class Answer:
