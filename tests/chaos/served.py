@@ -132,7 +132,10 @@ class Served:
         """The engines that are recorded and alive, by the name of their replica."""
         found = []
         for file in sorted((self.folder / "state" / "replicas").glob("*.json")):
-            record = json.loads(file.read_text(encoding="utf-8"))
+            try:
+                record = json.loads(file.read_text(encoding="utf-8"))
+            except FileNotFoundError:  # its engine is gone, and was forgotten since the folder was read
+                continue
             if is_alive(record["pid"]):
                 found.append(EngineProcess(record["pid"], record["port"]))
         return found
