@@ -37,8 +37,8 @@ from tightrope.reports.summary import as_json as summary_json
 from tightrope.runtime.client import RunInputs
 
 DEMAND = {
-    ModelName("small"): Demand(calls=1.6, prompt_tokens=115, output_tokens=15),
-    ModelName("big"): Demand(calls=1.0, prompt_tokens=132, output_tokens=26),
+    ModelName("small"): (Demand(calls=1.6, prompt_tokens=115, output_tokens=15),),
+    ModelName("big"): (Demand(calls=1.0, prompt_tokens=132, output_tokens=26),),
 }
 """What a run of the two workflows asks on average, as `observed_demand` gives it for a journal of the demo."""
 
