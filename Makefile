@@ -69,7 +69,7 @@ PARTS = src/tightrope/app/embedded_parts
 
 lock: ## pin every package anew, with hashes
 	$(PIN) pyproject.toml --output-file requirements/run.txt
-	$(PIN) pyproject.toml requirements/build.in --extra plot --extra dev --output-file requirements/dev.txt
+	$(PIN) pyproject.toml requirements/build.in --extra limit --extra plot --extra dev --output-file requirements/dev.txt
 	for list in $(PARTS)/*.in; do $(PIN) --no-deps --emit-build-options "$$list" --output-file "$${list%.in}.txt" || exit 1; done
 
 clean: ## remove what was built and installed here; the user's cache stays
