@@ -1,0 +1,1 @@
+"""The virtual driver: the same kernel in virtual time, over engines that are modelled step by step."""
