@@ -46,18 +46,14 @@ from tightrope.model.profile import Coefficients, Profile
 from tightrope.policy import DEFAULT_ROUTER, ROUTERS, router
 from tightrope.policy.baselines import tokens_left
 from tightrope.policy.estimate import estimate, fits_at_all, has_slot
-from tightrope.policy.fmware import Reading, costs, greedy, target
+from tightrope.policy.fmware import Reading, costs, greedy, readings, target
 from tightrope.policy.foresight import Weighing, exposed, foresight, harm_ms
 from tightrope.policy.load import standing
 from tightrope.policy.route import Reason, Router
 
 names = st.sampled_from(sorted(ROUTERS))
-READINGS = [
-    Reading(tokens, scope, terminal)
-    for tokens in ("default", "actual")
-    for scope in ("replica", "card")
-    for terminal in ("full", "ttft")
-]
+READINGS = readings()
+ORDERLESS = sorted(set(ROUTERS) - {"random", "round-robin", "power-of-two", "shortest-queue"})
 
 
 def choose(name: str, job: Job, pool: PoolView, seed: int = 1) -> Routed | None:
@@ -163,7 +159,7 @@ def _may_take(policy: Router, job: Job, view: ReplicaView) -> bool:
     return fits_at_all(job, view.profile) if policy.is_late_binding else has_slot(job, view)
 
 
-@given(st.sampled_from(["foresight", "fmware-greedy", "fmware-target", "least-tokens"]), jobs(), pools())
+@given(st.sampled_from(ORDERLESS), jobs(), pools())
 def test_r2_the_order_of_candidates_does_not_matter(name: str, job: Job, pool: PoolView) -> None:
     turned = replace(pool, replicas=pool.replicas[::-1])
     assert choose(name, job, pool) == choose(name, job, turned)
@@ -312,6 +308,10 @@ def test_the_names() -> None:
         "power-of-two",
         "shortest-queue",
         "least-tokens",
+        "hexgen-flow",
+        "slo-headroom-least",
+        "slo-headroom-most",
+        "just-enough",
     }
     assert router("foresight").is_late_binding
     assert DEFAULT_ROUTER == "foresight"

@@ -34,11 +34,15 @@ Policy = Literal[
     "foresight",
     "fmware-greedy",
     "fmware-target",
+    "hexgen-flow",
+    "just-enough",
     "least-tokens",
     "power-of-two",
     "random",
     "round-robin",
     "shortest-queue",
+    "slo-headroom-least",
+    "slo-headroom-most",
 ]
 
 

@@ -1,6 +1,6 @@
 """Pure decisions: a snapshot, the time and a source of chance in, a decision with its reason out.
 
-Owns the table of routers. A new one is a function in a file of its own and a line here.
+Owns the tables of routers. A new one is a function in a file of its own and a line here.
 """
 
 from __future__ import annotations
@@ -9,18 +9,29 @@ from collections.abc import Mapping
 
 from tightrope.model.errors import InvalidInput
 from tightrope.policy.baselines import BASELINES
-from tightrope.policy.fmware import FMWARE
+from tightrope.policy.fmware import FMWARE, FMWARE_VARIANTS
 from tightrope.policy.foresight import FORESIGHT
+from tightrope.policy.hexgen_flow import HEXGEN_FLOW, HEXGEN_FLOW_VARIANTS
+from tightrope.policy.just_enough import JUST_ENOUGH
 from tightrope.policy.route import Router
+from tightrope.policy.slo_headroom import SLO_HEADROOM
 
 DEFAULT_ROUTER = FORESIGHT.name
 
-ROUTERS: Mapping[str, Router] = {found.name: found for found in (FORESIGHT, *FMWARE, *BASELINES)}
+ROUTERS: Mapping[str, Router] = {
+    found.name: found for found in (FORESIGHT, *FMWARE, *BASELINES, HEXGEN_FLOW, *SLO_HEADROOM, JUST_ENOUGH)
+}
+
+VARIANTS: Mapping[str, Router] = {found.name: found for found in (*FMWARE_VARIANTS, *HEXGEN_FLOW_VARIANTS)}
+"""Routers with other settings than their authors' or our own reading of them, named `router/settings`. A
+benchmark that shall be fair runs all of them; a configuration names none."""
 
 
 def router(name: str) -> Router:
-    """The router of this name. Raises InvalidInput, which lists the names, if there is none."""
-    found = ROUTERS.get(name)
-    if found is None:
-        raise InvalidInput(f"there is no router {name!r}; name one of: {', '.join(ROUTERS)}")
-    return found
+    """The router or the variant of this name. Raises InvalidInput, which lists the names, if there is none."""
+    found = ROUTERS.get(name) or VARIANTS.get(name)
+    if found is not None:
+        return found
+    family, slash, _ = name.partition("/")
+    names = [other for other in VARIANTS if slash and other.startswith(f"{family}/")] or list(ROUTERS)
+    raise InvalidInput(f"there is no router {name!r}; name one of: {', '.join(names)}")

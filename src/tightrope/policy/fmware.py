@@ -2,17 +2,18 @@
 
 Zhang et al., Software Performance Engineering for Foundation Model-Powered Software (2026), section 4. Owns
 the serial cost model lx + lq + lr and the two ways to choose by it; what the paper leaves open is a field of
-`Reading`. Its budgets come from `slack.py`.
+`Reading`, and every reading is a variant. Its budgets come from `slack.py`.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
 from random import Random
-from typing import Literal
+from typing import Literal, get_args
 
 from tightrope.model.fleet import Estimate, Job, PoolView, ReplicaView, Routed
 from tightrope.model.ids import AcceleratorName, ReplicaId
@@ -21,7 +22,13 @@ from tightrope.policy.baselines import room
 from tightrope.policy.estimate import has_slot
 from tightrope.policy.route import MOST_OFFERS, Candidate, Choose, Reason, Router, routed
 
+Tokens = Literal["default", "actual"]
+Scope = Literal["replica", "card"]
+Terminal = Literal["full", "ttft"]
 Prefer = Literal["slowest", "fullest"]
+
+GREEDY = "fmware-greedy"
+TARGET = "fmware-target"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +41,9 @@ class Reading:
     card, or the replica with the largest cost.
     """
 
-    tokens: Literal["default", "actual"] = "default"
-    scope: Literal["replica", "card"] = "replica"
-    terminal: Literal["full", "ttft"] = "full"
+    tokens: Tokens = "default"
+    scope: Scope = "replica"
+    terminal: Terminal = "full"
     prefer: Prefer = "slowest"
 
 
@@ -68,16 +75,16 @@ def costs(job: Job, pool: PoolView, now_s: float, reading: Reading = DEFAULT) ->
     ]
 
 
-def greedy(reading: Reading = DEFAULT) -> Choose:
+def greedy(reading: Reading = DEFAULT, name: str = GREEDY) -> Choose:
     """The smallest cost."""
 
     def choose(job: Job, pool: PoolView, now_s: float, _rng: Random) -> Routed | None:
-        return _cheapest("fmware-greedy", job, costs(job, pool, now_s, reading), now_s)
+        return _cheapest(name, job, costs(job, pool, now_s, reading), now_s)
 
     return choose
 
 
-def target(reading: Reading = DEFAULT) -> Choose:
+def target(reading: Reading = DEFAULT, name: str = TARGET) -> Choose:
     """Of the replicas with a cost strictly below the budget, what leaves the most free; else greedy."""
 
     def choose(job: Job, pool: PoolView, now_s: float, _rng: Random) -> Routed | None:
@@ -85,17 +92,33 @@ def target(reading: Reading = DEFAULT) -> Choose:
         budget_ms = job.budget_s * 1000
         within = [one for one in priced if one.cost.crit < budget_ms]
         if not within:
-            return _cheapest("fmware-target", job, priced, now_s)
+            return _cheapest(name, job, priced, now_s)
         beyond = [one for one in priced if not one.cost.crit < budget_ms]
-        return _on_time(job, within, beyond, now_s, reading.prefer)
+        return _on_time(name, job, within, beyond, now_s, reading.prefer)
 
     return choose
 
 
-FMWARE = (
-    Router("fmware-greedy", greedy(), room, "arrival"),
-    Router("fmware-target", target(), room, "arrival"),
-)
+FMWARE = (Router(GREEDY, greedy(), room, "arrival"), Router(TARGET, target(), room, "arrival"))
+
+
+def readings() -> list[Reading]:
+    """Every way to read the paper that `greedy` can tell apart: tokens x scope x terminal."""
+    return [Reading(*choices) for choices in product(get_args(Tokens), get_args(Scope), get_args(Terminal))]
+
+
+def _variants() -> Iterator[Router]:
+    """`fmware-greedy/actual-replica-ttft`, `fmware-target/actual-replica-ttft-fullest` and so on."""
+    for reading in readings():
+        fields = f"{reading.tokens}-{reading.scope}-{reading.terminal}"
+        name = f"{GREEDY}/{fields}"
+        yield Router(name, greedy(reading, name), room, "arrival")
+        for prefer in get_args(Prefer):
+            name = f"{TARGET}/{fields}-{prefer}"
+            yield Router(name, target(replace(reading, prefer=prefer), name), room, "arrival")
+
+
+FMWARE_VARIANTS = tuple(_variants())
 
 
 def _delays(view: ReplicaView, now_s: float, reading: Reading) -> tuple[float, float]:
@@ -149,7 +172,7 @@ def _cheapest(policy: str, job: Job, priced: Sequence[Priced], now_s: float) -> 
 
 
 def _on_time(
-    job: Job, within: Sequence[Priced], beyond: Sequence[Priced], now_s: float, prefer: Prefer
+    policy: str, job: Job, within: Sequence[Priced], beyond: Sequence[Priced], now_s: float, prefer: Prefer
 ) -> Routed:
     """The choice among those within the budget; those beyond it lose for that reason."""
     budget_ms = job.budget_s * 1000
@@ -162,7 +185,7 @@ def _on_time(
         for score, one in _ranked(beyond, prefer)
     ]
     reason = Reason.SLOWEST_ON_TIME if prefer == "slowest" else Reason.FULLEST_ON_TIME
-    return routed("fmware-target", reason, job, now_s, free + over)
+    return routed(policy, reason, job, now_s, free + over)
 
 
 def _ranked(priced: Sequence[Priced], prefer: Prefer) -> list[tuple[float, Priced]]:

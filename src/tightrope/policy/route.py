@@ -1,7 +1,7 @@
 """Routing: which replica takes a call, and why.
 
 Owns what a router is and how its decision is put into words and values. The rules themselves are one family a
-file: `baselines.py`, `fmware.py`, `foresight.py`; the table of names is the package's own.
+file, such as `baselines.py` or `foresight.py`; the table of names is the package's own.
 """
 
 from __future__ import annotations
@@ -39,6 +39,12 @@ class Reason(StrEnum):
     """Nothing offered a smaller score, but the call is expected late even there."""
     SLOWEST_ON_TIME = "slowest-on-time"
     FULLEST_ON_TIME = "fullest-on-time"
+    BEST_BALANCE = "best-balance"
+    """Of a fast card for this call and little work before it, the best mixture."""
+    DRAWN_BY_HEADROOM = "drawn-by-headroom"
+    """Chance decided, with odds that follow the time left over."""
+    EXPLORED = "explored"
+    """Chance decided to try one that is expected late, though others are not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,132 @@
+"""slo-headroom-least and -most: replicas drawn by how much time a call would have to spare there.
+
+After llm-d's predicted-latency routing (llm-d-router 0.11: `slo-headroom-tier-filter`, `latency-scorer` and
+`weighted-random-picker`, with their defaults). Owns the tiers and the odds. Headroom in time per token is not
+known of a call here and counts as equal everywhere, as it does there while answers are not streamed.
+Predictions are `estimate.py`, in place of a model learned online.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Sequence
+from random import Random
+from typing import Literal, NamedTuple
+
+from tightrope.model.fleet import Estimate, Job, PoolView, ReplicaView, Routed
+from tightrope.model.ids import ReplicaId
+from tightrope.policy.baselines import room
+from tightrope.policy.just_enough import limit_ms, priced
+from tightrope.policy.route import MOST_OFFERS, Candidate, Choose, Reason, Router, routed
+
+Strategy = Literal["least", "most"]
+
+EXPLORE_LATE = 0.01
+"""Chance of drawing among the replicas expected late though others are not: one that recovers is noticed."""
+LOWEST_ODDS = 0.02
+EARLY_SPREAD = 0.99
+LATE_SPREAD = 0.8
+"""Odds go from the lowest to that plus the spread of the tier."""
+
+
+class Rated(NamedTuple):
+    """A replica with a free slot, and the milliseconds the call has to spare there (below zero: late)."""
+
+    view: ReplicaView
+    estimate: Estimate
+    headroom_ms: float
+
+
+class Tier(NamedTuple):
+    """Who is drawn from, and with which odds."""
+
+    members: Sequence[Rated]
+    odds: Sequence[float]
+    is_explored: bool = False
+
+
+def slo_headroom(strategy: Strategy, explore_late: float = EXPLORE_LATE) -> Choose:
+    """Draw among the replicas on time, with the best odds for the tightest (`least`) or roomiest (`most`).
+
+    With nobody on time, among the idle ones, else among all, with the best odds for the least late. A call
+    without a promise is late everywhere, by what it takes: the fastest has the best odds.
+    """
+    name = f"slo-headroom-{strategy}"
+
+    def choose(job: Job, pool: PoolView, now_s: float, rng: Random) -> Routed | None:
+        rated = rate(job, pool, now_s)
+        if not rated:
+            return None
+        tier = tier_of(rated, strategy, explore_late, rng)
+        place = rng.choices(range(len(tier.members)), tier.odds)[0]
+        reason = Reason.EXPLORED if tier.is_explored else Reason.DRAWN_BY_HEADROOM
+        return routed(name, reason, job, now_s, _candidates(rated, tier, place))
+
+    return choose
+
+
+SLO_HEADROOM = (
+    Router("slo-headroom-least", slo_headroom("least"), room, "arrival"),
+    Router("slo-headroom-most", slo_headroom("most"), room, "arrival"),
+)
+
+
+def rate(job: Job, pool: PoolView, now_s: float) -> list[Rated]:
+    """Every replica with a free slot, in id order, with its headroom: the limit of the call, 0 if it has none,
+    less its estimate."""
+    limit = limit_ms(job, now_s)
+    if math.isinf(limit):
+        limit = 0.0
+    return [Rated(view, found, limit - found.crit) for view, found in priced(job, pool, now_s)]
+
+
+def tier_of(rated: Sequence[Rated], strategy: Strategy, explore_late: float, rng: Random) -> Tier:
+    """Those on time, or rarely, and if there are none, those that are late: of them the idle ones first."""
+    early = [one for one in rated if one.headroom_ms >= 0]
+    late = [one for one in rated if one.headroom_ms < 0]
+    is_explored = bool(early and late) and rng.random() < explore_late
+    if early and not is_explored:
+        return Tier(early, early_odds([one.headroom_ms for one in early], strategy))
+    members = [one for one in late if not one.view.held] or late
+    return Tier(members, late_odds([one.headroom_ms for one in members]), is_explored)
+
+
+def early_odds(headrooms_ms: Sequence[float], strategy: Strategy) -> list[float]:
+    """Odds that rise (`most`) or fall (`least`) with the headroom, from end to end of those given."""
+    shares = _shares(headrooms_ms, where_equal=0.5)
+    return [LOWEST_ODDS + EARLY_SPREAD * (share if strategy == "most" else 1 - share) for share in shares]
+
+
+def late_odds(headrooms_ms: Sequence[float]) -> list[float]:
+    """Odds that rise with the headroom, whatever the strategy: the least late is best."""
+    return [LOWEST_ODDS + LATE_SPREAD * share for share in _shares(headrooms_ms, where_equal=1.0)]
+
+
+def _shares(values: Sequence[float], where_equal: float) -> list[float]:
+    """Where each value lies between the smallest (0) and the largest (1)."""
+    low, spread = min(values), max(values) - min(values)
+    return [(value - low) / spread if spread > 0 else where_equal for value in values]
+
+
+def _candidates(rated: Sequence[Rated], tier: Tier, place: int) -> list[Candidate]:
+    """The one drawn, then the rest of its tier by their odds, then the others by their headroom."""
+    odds_by_id = {one.view.id: odds for one, odds in zip(tier.members, tier.odds, strict=True)}
+    drawn = tier.members[place]
+    rest = heapq.nsmallest(
+        MOST_OFFERS - 1,
+        (one for one in rated if one is not drawn),
+        key=lambda one: (-odds_by_id.get(one.view.id, 0.0), -one.headroom_ms, one.view.id),
+    )
+    return [
+        Candidate(one.view, one.estimate, -odds_by_id.get(one.view.id, 0.0), _loss(one, odds_by_id))
+        for one in (drawn, *rest)
+    ]
+
+
+def _loss(one: Rated, odds_by_id: dict[ReplicaId, float]) -> str:
+    share = odds_by_id.get(one.view.id, 0.0) / sum(odds_by_id.values())
+    spare = (
+        f"{one.headroom_ms:.0f} ms to spare" if one.headroom_ms >= 0 else f"late by {-one.headroom_ms:.0f} ms"
+    )
+    return f"{spare}, not drawn at odds of {share:.0%}" if share else f"{spare}, not in the draw"

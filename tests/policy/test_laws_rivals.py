@@ -1,0 +1,199 @@
+"""
+Laws of the routers taken from other systems
+J1. just-enough stays within the limit of the call while some replica does, with the largest estimate of those.
+J2. With nobody within the limit, or no limit, just-enough takes the smallest estimate.
+J3. The limit is never beyond the latest finish nor beyond the end of the budget.
+S1. slo-headroom without exploring draws one on time while there is one; with nobody on time, an idle one while
+    there is one.
+S2. Least and most turn the order of odds on time round; when late both favour the least late.
+S3. Odds depend on differences alone, and lie between the lowest and the lowest plus the spread of the tier.
+S4. Exploring happens as often as it is set to.
+H1. hexgen-flow with all weight on suitability takes a card on which the call is fastest.
+H2. hexgen-flow with all weight on workload takes a replica with the least work.
+H3. Scaling all times keeps the choice of hexgen-flow.
+V1. Every variant goes by its own name, and is found by it.
+V2. The variant with the settings of the plain router decides as that does.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from random import Random
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from tests.policy.builders import H100, L40S, NOW_S, a_held, a_job, a_pool, a_view, jobs, numbers, pools
+from tightrope.model.errors import InvalidInput
+from tightrope.model.fleet import HeldCall, Job, PoolView, ReplicaView, Routed
+from tightrope.policy import ROUTERS, VARIANTS, router
+from tightrope.policy.estimate import estimate, fits_at_all, has_slot
+from tightrope.policy.hexgen_flow import ALPHA, hexgen_flow, work_ms
+from tightrope.policy.just_enough import choose_just_enough, limit_ms
+from tightrope.policy.slo_headroom import (
+    EARLY_SPREAD,
+    LATE_SPREAD,
+    LOWEST_ODDS,
+    Strategy,
+    early_odds,
+    late_odds,
+    slo_headroom,
+)
+
+strategies = st.sampled_from(["least", "most"])
+headrooms = st.lists(numbers(-5000, 5000), min_size=1, max_size=6)
+
+
+def estimates(job: Job, pool: PoolView) -> dict[str, float]:
+    """What the call would take on each replica with a free slot, in milliseconds."""
+    return {view.id: estimate(job, view, NOW_S).crit for view in pool.replicas if has_slot(job, view)}
+
+
+@given(jobs(), pools())
+def test_j1_j2_just_enough_is_the_largest_within_or_else_the_smallest(job: Job, pool: PoolView) -> None:
+    found, crit_ms = choose_just_enough(job, pool, NOW_S, Random(1)), estimates(job, pool)
+    if found is None:
+        assert not crit_ms
+        return
+    limit = limit_ms(job, NOW_S)
+    within = [ms for ms in crit_ms.values() if ms <= limit]
+    best = max(within) if within and math.isfinite(limit) else min(crit_ms.values())
+    assert crit_ms[found.replica] == best
+
+
+@given(jobs())
+def test_j3_the_limit_is_the_tighter_of_two(job: Job) -> None:
+    assert limit_ms(job, NOW_S) == pytest.approx(1000 * min(job.budget_s, job.due_s - NOW_S))
+
+
+@given(strategies, jobs(), pools(), st.integers(0, 99))
+def test_s1_on_time_before_idle_before_late(strategy: Strategy, job: Job, pool: PoolView, seed: int) -> None:
+    found = slo_headroom(strategy, explore_late=0)(job, pool, NOW_S, Random(seed))
+    if found is None:
+        return
+    limit = limit_ms(job, NOW_S)
+    on_time = [id_ for id_, ms in estimates(job, pool).items() if ms <= limit < math.inf]
+    idle = [view.id for view in pool.replicas if has_slot(job, view) and not view.held]
+    if on_time:
+        assert found.replica in on_time
+    elif idle:
+        assert found.replica in idle
+
+
+@given(headrooms)
+def test_s2_least_and_most_are_mirrored(headrooms_ms: list[float]) -> None:
+    least, most = early_odds(headrooms_ms, "least"), early_odds(headrooms_ms, "most")
+    assert [one + other for one, other in zip(least, most, strict=True)] == pytest.approx(
+        [2 * LOWEST_ODDS + EARLY_SPREAD] * len(headrooms_ms)
+    )
+    for odds in (most, late_odds(headrooms_ms)):
+        assert _is_rising(headrooms_ms, odds)
+
+
+def _is_rising(headrooms_ms: Sequence[float], odds: Sequence[float]) -> bool:
+    ordered = sorted(zip(headrooms_ms, odds, strict=True))
+    return all(one[1] <= other[1] for one, other in pairwise(ordered))
+
+
+@given(strategies, headrooms, st.integers(-5000, 5000))
+def test_s3_odds_are_relative_and_bounded(strategy: Strategy, headrooms_ms: list[float], by_ms: int) -> None:
+    moved = [ms + by_ms for ms in headrooms_ms]
+    assume(len(set(moved)) == len(set(headrooms_ms)))
+    for odds, again, spread in (
+        (early_odds(headrooms_ms, strategy), early_odds(moved, strategy), EARLY_SPREAD),
+        (late_odds(headrooms_ms), late_odds(moved), LATE_SPREAD),
+    ):
+        assert odds == pytest.approx(again, abs=1e-4)
+        assert all(LOWEST_ODDS <= one <= LOWEST_ODDS + spread + 1e-9 for one in odds)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.2])
+def test_s4_exploring_is_as_rare_as_it_is_set_to(share: float) -> None:
+    slow_ms = estimate(a_job(), a_view(profile=L40S), NOW_S).crit
+    job = a_job(budget_s=slow_ms / 2000)
+    pool, rng, choose = a_pool(a_view("fast"), a_view("slow", L40S)), Random(5), slo_headroom("least", share)
+    found = [choose(job, pool, NOW_S, rng) for _ in range(4000)]
+    explored = [one for one in found if one is not None and one.reason == "explored"]
+    assert len(explored) / len(found) == pytest.approx(share, rel=0.3)
+    assert {one.replica for one in explored} <= {"slow"}
+
+
+@given(jobs(), pools())
+def test_h1_suitability_alone_takes_the_fastest_card(job: Job, pool: PoolView) -> None:
+    found = hexgen_flow(alpha=1.0)(job, pool, NOW_S, Random(1))
+    alone = {view.id: _alone_ms(job, view) for view in pool.replicas if fits_at_all(job, view.profile)}
+    assert found is None or alone[found.replica] == pytest.approx(min(alone.values()))
+
+
+@given(jobs(), pools())
+def test_h2_workload_alone_takes_the_least_work(job: Job, pool: PoolView) -> None:
+    found = hexgen_flow(alpha=0.0)(job, pool, NOW_S, Random(1))
+    able = [view for view in pool.replicas if fits_at_all(job, view.profile)]
+    work = {view.id: work_ms(view, NOW_S) for view in able}
+    if found is None or work[min(able, key=lambda view: (_alone_ms(job, view), view.id)).id] == 0:
+        return
+    assert work[found.replica] == pytest.approx(min(work.values()))
+
+
+@given(jobs(), pools())
+def test_h3_scaling_all_times_keeps_the_choice(job: Job, pool: PoolView) -> None:
+    plain = hexgen_flow()(job, pool, NOW_S, Random(1))
+    slower = hexgen_flow()(job, replace(pool, replicas=tuple(map(_slower, pool.replicas))), NOW_S, Random(1))
+    assert (plain and plain.replica) == (slower and slower.replica)
+
+
+def _slower(view: ReplicaView) -> ReplicaView:
+    """The same replica when everything takes twice as long, the ages of its calls included."""
+
+    def held(call: HeldCall) -> HeldCall:
+        return replace(call, dispatched_s=NOW_S - 2 * (NOW_S - call.dispatched_s), first_token_s=None)
+
+    card = replace(view.profile, coefficients=view.profile.coefficients.scaled(2))
+    return replace(view, profile=card, held=tuple(map(held, view.held)))
+
+
+def _alone_ms(job: Job, view: ReplicaView) -> float:
+    return view.profile.solo_ms(job.prompt_tokens, job.output_tokens)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_v1_a_variant_goes_by_its_name(name: str) -> None:
+    pool = a_pool(a_view("a", H100, (a_held(),)), a_view("b", L40S))
+    found = router(name).choose(a_job(), pool, NOW_S, Random(1))
+    assert found is not None
+    assert (router(name).name, found.policy) == (name, name)
+    assert name not in ROUTERS
+
+
+@given(
+    st.sampled_from(
+        [
+            ("fmware-greedy", "default-replica-full"),
+            ("fmware-target", "default-replica-full-slowest"),
+            ("hexgen-flow", str(ALPHA)),
+        ]
+    ),
+    jobs(),
+    pools(),
+)
+def test_v2_the_plain_router_is_one_of_its_variants(named: tuple[str, str], job: Job, pool: PoolView) -> None:
+    name, settings = named
+    plain = ROUTERS[name].choose(job, pool, NOW_S, Random(1))
+    variant = router(f"{name}/{settings}").choose(job, pool, NOW_S, Random(1))
+    assert plain == (variant and _renamed(variant, name))
+
+
+def _renamed(found: Routed, name: str) -> Routed:
+    return replace(found, policy=name)
+
+
+def test_a_name_that_is_nearly_a_variant_lists_the_variants() -> None:
+    with pytest.raises(InvalidInput, match=re.escape("name one of: hexgen-flow/0.0, hexgen-flow/0.1")):
+        router("hexgen-flow/0.7")
+    with pytest.raises(InvalidInput, match="name one of: foresight, "):
+        router("foresight/unknown")
