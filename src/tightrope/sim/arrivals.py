@@ -1,0 +1,121 @@
+"""When requests arrive: processes with a mean rate, drawn from a source of chance that is handed in.
+
+Owns the moments alone. What arrives is `workload.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count as endlessly
+from itertools import islice, takewhile
+from random import Random
+
+from tightrope.model.errors import InvalidInput
+
+
+@dataclass(frozen=True, slots=True)
+class Poisson:
+    """Arrivals without memory."""
+
+    rate_per_s: float
+
+    def moments(self, rng: Random) -> Iterator[float]:
+        """Endless, ascending seconds."""
+        at_s = 0.0
+        while True:
+            at_s += rng.expovariate(self.rate_per_s)
+            yield at_s
+
+
+@dataclass(frozen=True, slots=True)
+class Mmpp:
+    """Two Poisson processes in turn, a calm one and a burst that is `factor` times as fast (MMPP of two states).
+
+    Each state lasts exponentially long, `calm_s` and `burst_s` on average. `rate_per_s` is the mean over both.
+    """
+
+    rate_per_s: float
+    factor: float = 4.0
+    calm_s: float = 30.0
+    burst_s: float = 5.0
+
+    def moments(self, rng: Random) -> Iterator[float]:
+        """Endless, ascending seconds, from a state as it is found at a random moment."""
+        whole_s = self.calm_s + self.burst_s
+        calm_per_s = self.rate_per_s * whole_s / (self.calm_s + self.factor * self.burst_s)
+        is_burst = rng.random() < self.burst_s / whole_s
+        at_s = 0.0
+        while True:
+            until_s = at_s + rng.expovariate(1 / (self.burst_s if is_burst else self.calm_s))
+            state = Poisson(calm_per_s * self.factor if is_burst else calm_per_s)
+            began_s = at_s
+            yield from takewhile(lambda s: s < until_s, (began_s + s for s in state.moments(rng)))  # noqa: B023
+            at_s, is_burst = until_s, not is_burst
+
+
+@dataclass(frozen=True, slots=True)
+class Diurnal:
+    """A rate that swings like a day: rate * (1 + swing * sin(2 pi (t / period + phase))), `swing` at most 1.
+
+    Drawn by thinning a Poisson process of the highest rate (Lewis and Shedler, 1979).
+    """
+
+    rate_per_s: float
+    swing: float = 0.8
+    period_s: float = 600.0
+    phase: float = 0.0
+
+    def moments(self, rng: Random) -> Iterator[float]:
+        """Endless, ascending seconds."""
+        highest = 1 + self.swing
+        for at_s in Poisson(self.rate_per_s * highest).moments(rng):
+            if rng.random() * highest < 1 + self.swing * math.sin(
+                math.tau * (at_s / self.period_s + self.phase)
+            ):
+                yield at_s
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Arrivals as they were seen, at least two, ascending, in seconds; stretched to the rate.
+
+    The trace is a circle that is entered at a random arrival, so that seeds differ and no trace is too short.
+    """
+
+    seen_s: tuple[float, ...]
+    rate_per_s: float
+
+    def moments(self, rng: Random) -> Iterator[float]:
+        """Endless, ascending seconds, the first one 0."""
+        return self.moments_from(rng.randrange(len(self.seen_s)))
+
+    def moments_from(self, start: int) -> Iterator[float]:
+        """The same, entered at this arrival."""
+        seen = self.seen_s
+        gaps = len(seen) - 1
+        circle_s = (seen[-1] - seen[0]) * (1 + 1 / gaps)  # the gap that closes the circle is a mean one
+        stretch = len(seen) / circle_s / self.rate_per_s
+        for place in endlessly(start):
+            rounds, index = divmod(place, len(seen))
+            yield (seen[index] - seen[start] + rounds * circle_s) * stretch
+
+
+Arrivals = Poisson | Mmpp | Diurnal | Trace
+"""Each has the mean `rate_per_s`, so that `dataclasses.replace(arrivals, rate_per_s=...)` sets the load."""
+
+
+def times(
+    arrivals: Arrivals, rng: Random, *, count: int | None = None, duration_s: float | None = None
+) -> list[float]:
+    """The first `count` arrivals, those before `duration_s`, or what holds of both. InvalidInput without either."""
+    return list(bounded(arrivals.moments(rng), count, duration_s))
+
+
+def bounded(moments: Iterator[float], count: int | None, duration_s: float | None) -> Iterator[float]:
+    """Ascending moments, up to what comes first of the two limits."""
+    if count is None and duration_s is None:
+        raise InvalidInput("arrivals need a count or a duration, or they never end")
+    limit_s = math.inf if duration_s is None else duration_s
+    return takewhile(lambda at_s: at_s < limit_s, islice(moments, count))
