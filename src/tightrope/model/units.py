@@ -51,6 +51,11 @@ def tokens(text: str) -> int:
     return round(_scaled(text, {"tok": 1.0}, "a number of tokens", "1024 tok"))
 
 
+def per_second(text: str) -> float:
+    """`6 req/s` -> 6.0."""
+    return _scaled(text, {"req/s": 1.0}, "an arrival rate", "6 req/s")
+
+
 def format_seconds(value_s: float) -> str:
     """A short spelling, to six digits: 0.8 -> `800ms`, 90 -> `90s`."""
     if value_s >= 1 and value_s == int(value_s):

@@ -1,0 +1,172 @@
+"""A scenario as data: fleet, tenants, workload, promises, policies, rates and seeds of one benchmark.
+
+Owns the values and what they mean. How they are written is `scenario_form.py`; the world and the scripts that
+follow from them are `cell.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tightrope.model.ids import AcceleratorName, ModelName, TenantId
+from tightrope.sim.promise import Promise
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """`count` replicas of a model on one kind of card."""
+
+    model: ModelName
+    accelerator: AcceleratorName
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What the workflows call `name` (`small`, `large`) is `model` in this fleet."""
+
+    name: str
+    model: ModelName
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """How every replica is set up, and what is true of cards beside their coefficients.
+
+    `host_overhead_s` is spent in every engine step. `noise` is the relative standard deviation of one step.
+    `prefix_block_tokens` > 0 gives engines a prefix cache of such blocks. `start_s` passes from order to ready,
+    `network_s` each way between runtime and engine. `usd_per_h` overrides the prices of the table of cards.
+    """
+
+    host_overhead_s: float = 0.004
+    step_tokens: int = 2048
+    max_sequences: int = 128
+    noise: float = 0.0
+    prefix_block_tokens: int = 0
+    start_s: float = 30.0
+    network_s: float = 0.0
+    usd_per_h: tuple[tuple[AcceleratorName, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Runs of one workflow by one tenant: `share` of all arrivals (all shares of a scenario add up to 1)."""
+
+    tenant: TenantId
+    workflow: str
+    share: float
+
+
+Lengths = Literal["varied", "fixed"]
+"""`varied`: drawn from data; `fixed`: every call of a node has the mean length of that data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Poisson:
+    """Independent arrivals at a constant rate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bursts:
+    """A Poisson process whose rate switches between calm and `factor` times that, at random (MMPP).
+
+    Mean stays are `calm_s` and `burst_s`; the mean rate over both is that of the scenario.
+    """
+
+    factor: float
+    calm_s: float
+    burst_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Diurnal:
+    """A rate that swings as a sine by `swing` (0 to 1) of its mean over one `period_s`."""
+
+    swing: float
+    period_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """The gaps of a recorded trace, stretched to the rate of the scenario; seeds begin at different places."""
+
+    name: str
+
+
+Arrivals = Poisson | Bursts | Diurnal | Trace
+
+
+@dataclass(frozen=True, slots=True)
+class Belief:
+    """The kernel believes that every step on `accelerator` takes `factor` times what it really takes."""
+
+    accelerator: AcceleratorName
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class Mishap:
+    """What happens to one replica of a pool, counted from 0 in order of ids, `at_s` after the start.
+
+    `slow`: its steps take `factor` times as long from then on; `die`: it is lost and comes back after its start.
+    """
+
+    at_s: float
+    model: ModelName
+    accelerator: AcceleratorName
+    index: int
+    kind: Literal["slow", "die"]
+    factor: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """An arrival rate, as a share of the stability limit or in runs per second; exactly one is given."""
+
+    share: float | None = None
+    per_s: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.share:.0%}" if self.share is not None else f"{self.per_s:g} req/s"
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One benchmark. Times in seconds of simulated time; what arrives before `warm_up_s` is not counted.
+
+    Seeds 0-9 are for tuning and never reported; `seeds` are those that are reported.
+    """
+
+    name: str
+    about: str
+    fleet: tuple[Placement, ...]
+    roles: tuple[Role, ...]
+    streams: tuple[Stream, ...]
+    hardware: Hardware = field(default_factory=Hardware)
+    lengths: Lengths = "varied"
+    arrivals: Arrivals = field(default_factory=Poisson)
+    promise: Promise = field(default_factory=Promise)
+    policies: tuple[str, ...] = ()
+    rates: tuple[Rate, ...] = ()
+    seeds: tuple[int, ...] = ()
+    duration_s: float = 240.0
+    warm_up_s: float = 30.0
+    beliefs: tuple[Belief, ...] = ()
+    telemetry_delay_s: float = 0.0
+    mishaps: tuple[Mishap, ...] = ()
+
+    @property
+    def models(self) -> tuple[ModelName, ...]:
+        """The models of the fleet, each once, in order of appearance."""
+        return tuple(dict.fromkeys(placement.model for placement in self.fleet))
+
+    @property
+    def tenants(self) -> tuple[TenantId, ...]:
+        """The tenants, each once, in order of appearance."""
+        return tuple(dict.fromkeys(stream.tenant for stream in self.streams))
+
+    @property
+    def workflows(self) -> tuple[str, ...]:
+        """The workflows, each once, in order of appearance."""
+        return tuple(dict.fromkeys(stream.workflow for stream in self.streams))

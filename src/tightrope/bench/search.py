@@ -1,0 +1,44 @@
+"""Where to measure next: bisection of the arrival rate for the highest one at which goodput reaches a level.
+
+Pure: curves in, rates out. Rates are shares of the stability limit. Running them is `run.py`; the value between
+the two rates that remain is interpolated by `intervals.crossing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+LEVELS = (0.70, 0.90, 0.95, 0.99)
+"""The goodputs whose capacity is reported."""
+TOLERANCE = 0.02
+"""Bisection ends when the two rates around a level are this close, in shares of the stability limit."""
+LOWEST, HIGHEST = 0.02, 3.0
+"""No rate outside these is tried, however good or bad a policy is."""
+START = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
+"""The rates that every policy is measured at first."""
+
+
+def next_shares(curve: Mapping[float, float], levels: Sequence[float] = LEVELS) -> list[float]:
+    """The rates at which the curve (share -> mean goodput) has to be known next; none when all levels are found."""
+    if not curve:
+        return list(START)
+    wanted = {_next_share(sorted(curve.items()), level) for level in levels}
+    return sorted(share for share in wanted if share is not None)
+
+
+def _next_share(points: Sequence[tuple[float, float]], level: float) -> float | None:
+    reached = [share for share, goodput in points if goodput >= level]
+    if not reached:
+        lowest = points[0][0]
+        return _rounded(max(LOWEST, lowest / 2)) if lowest > LOWEST else None
+    below = max(reached)
+    beyond = [share for share, _ in points if share > below]
+    if not beyond:
+        return _rounded(min(HIGHEST, below * 1.25)) if below < HIGHEST else None
+    above = min(beyond)
+    return _rounded((below + above) / 2) if above - below > TOLERANCE + 1e-9 else None
+
+
+def _rounded(share: float) -> float:
+    """Shares with few digits, so that equal ones are equal in every run and for every policy."""
+    return round(share, 4)
