@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from random import Random
 
 import pytest
 
 from tests.policy.builders import MODEL, NOW_S, a_held, a_job, a_pool, a_view
 from tightrope.model.fleet import Job, PoolView, Routed
-from tightrope.model.ids import AcceleratorName
+from tightrope.model.ids import AcceleratorName, ReplicaId
 from tightrope.model.profile import Coefficients, Profile
 from tightrope.policy import router
 from tightrope.policy.hexgen_flow import hexgen_flow, work_ms
@@ -123,6 +124,63 @@ def test_the_others_are_named_with_their_odds() -> None:
         ("fast", "1000 ms to spare, not drawn at odds of 2%"),
         ("slow", "late by 500 ms, not in the draw"),
     ]
+
+
+def test_a_warm_cache_goes_before_headroom_unless_it_is_far_slower() -> None:
+    """All of the prompt, or 80 % of it among those on time; not if the first token would be 5 s later there."""
+    job = a_job(prompt_tokens=500, budget_s=3.0)
+    has_all = replace(job, hits=((ReplicaId("slow"), 450.0),))
+    has_most = replace(job, hits=((ReplicaId("middle"), 370.0),))
+    has_half = replace(job, hits=((ReplicaId("middle"), 220.0),))
+    assert shares("slo-headroom-most", has_all, THREE)["slow"] >= 970
+    assert shares("slo-headroom-most", has_most, THREE)["middle"] >= 970
+    assert shares("slo-headroom-most", has_half, THREE) == shares("slo-headroom-most", job, THREE)
+    waiting = tuple(a_held(str(number), prompt_tokens=8000) for number in range(3))
+    held_up = a_pool(*THREE.replicas[:2], a_view("slow", replace(SLOW, step_tokens=64), waiting))
+    assert shares("slo-headroom-most", has_all, held_up)["slow"] < 50
+
+
+# --- prefix-aware ----------------------------------------------------------------------------------------
+
+
+def test_prefix_aware_goes_where_most_of_the_prompt_is() -> None:
+    job = a_job(prompt_tokens=1000, hits=((ReplicaId("middle"), 200.0), (ReplicaId("slow"), 600.0)))
+    found = taken("prefix-aware", job, THREE)
+    assert (found.replica, found.reason) == ("slow", "longest-prefix")
+    assert found.offers[1].verdict == "400 fewer tokens of the prompt in its cache"
+
+
+def test_prefix_aware_leaves_less_than_a_tenth_aside() -> None:
+    """Where calls hold the fewest tokens: 500 of the prompt here, 500 and one produced there."""
+    busy = (a_held(first_token_s=NOW_S, prompt_tokens=500),)
+    pool = a_pool(a_view("hit", FAST, busy), a_view("other", FAST, (a_held("still", prompt_tokens=500),)))
+    tenth = a_job(prompt_tokens=1000, hits=((ReplicaId("hit"), 90.0),))
+    less = a_job(prompt_tokens=1000, hits=((ReplicaId("hit"), 89.0),))
+    assert taken("prefix-aware", tenth, pool).replica == "hit"
+    found = taken("prefix-aware", less, pool)
+    assert (found.replica, found.reason) == ("other", "least-memory")
+    assert found.offers[1].verdict == "calls hold 1 more tokens there"
+
+
+def test_prefix_aware_of_equal_hits_takes_the_shorter_queue() -> None:
+    pool = a_pool(a_view("one", FAST, (a_held(),)), a_view("none", FAST))
+    job = a_job(hits=((ReplicaId("one"), 400.0), (ReplicaId("none"), 400.0)))
+    assert shares("prefix-aware", job, pool) == {"none": 1000}
+
+
+def test_prefix_aware_draws_among_equals() -> None:
+    assert min(shares("prefix-aware", a_job(), THREE).values()) > 250
+
+
+def test_prefix_aware_forgets_caches_when_queues_are_too_unequal() -> None:
+    """Eleven calls more than nowhere: power-of-two, which here sees both."""
+    roomy = replace(FAST, max_sequences=64, kv_tokens=10**6)
+    for count, replica in ((10, "full"), (11, "empty")):
+        held = tuple(a_held(str(number)) for number in range(count))
+        pool = a_pool(a_view("empty", roomy), a_view("full", roomy, held))
+        job = a_job(hits=((ReplicaId("full"), 400.0),))
+        found = taken("prefix-aware", job, pool)
+        assert (found.replica, found.policy) == (replica, "prefix-aware")
 
 
 # --- hexgen-flow -----------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ S1. slo-headroom without exploring draws one on time while there is one; with no
 S2. Least and most turn the order of odds on time round; when late both favour the least late.
 S3. Odds depend on differences alone, and lie between the lowest and the lowest plus the spread of the tier.
 S4. Exploring happens as often as it is set to.
+S5. A gate lets through only who has enough of the prompt, or everybody; everybody if nobody has enough.
 H1. hexgen-flow with all weight on suitability takes a card on which the call is fastest.
 H2. hexgen-flow with all weight on workload takes a replica with the least work.
 H3. Scaling all times keeps the choice of hexgen-flow.
@@ -30,7 +31,7 @@ from hypothesis import strategies as st
 
 from tests.policy.builders import H100, L40S, NOW_S, a_held, a_job, a_pool, a_view, jobs, numbers, pools
 from tightrope.model.errors import InvalidInput
-from tightrope.model.fleet import HeldCall, Job, PoolView, ReplicaView, Routed
+from tightrope.model.fleet import Estimate, HeldCall, Job, PoolView, ReplicaView, Routed
 from tightrope.policy import ROUTERS, VARIANTS, router
 from tightrope.policy.estimate import estimate, fits_at_all, has_slot
 from tightrope.policy.hexgen_flow import ALPHA, hexgen_flow, work_ms
@@ -39,8 +40,10 @@ from tightrope.policy.slo_headroom import (
     EARLY_SPREAD,
     LATE_SPREAD,
     LOWEST_ODDS,
+    Rated,
     Strategy,
     early_odds,
+    gated,
     late_odds,
     slo_headroom,
 )
@@ -121,6 +124,23 @@ def test_s4_exploring_is_as_rare_as_it_is_set_to(share: float) -> None:
     explored = [one for one in found if one is not None and one.reason == "explored"]
     assert len(explored) / len(found) == pytest.approx(share, rel=0.3)
     assert {one.replica for one in explored} <= {"slow"}
+
+
+@given(
+    st.lists(st.tuples(numbers(0, 1), numbers(0, 9000)), min_size=1, max_size=5),
+    numbers(0.1, 1),
+    st.integers(0, 99),
+)
+def test_s5_a_gate_lets_through_the_warm_or_everybody(
+    seen: list[tuple[float, float]], least_cached: float, seed: int
+) -> None:
+    rated = [
+        Rated(a_view(str(place)), Estimate(0, 0, 0, ttft=ttft, decode=0), 0.0, cached)
+        for place, (cached, ttft) in enumerate(seen)
+    ]
+    through = gated(rated, least_cached, Random(seed))
+    warm = [one for one in rated if one.cached >= least_cached]
+    assert through == rated or through == warm != []
 
 
 @given(jobs(), pools())

@@ -38,6 +38,7 @@ Policy = Literal[
     "just-enough",
     "least-tokens",
     "power-of-two",
+    "prefix-aware",
     "random",
     "round-robin",
     "shortest-queue",

@@ -103,7 +103,8 @@ class Job:
     `prompt_tokens` n, `output_tokens` its expected length, `output_high` the length to reserve memory for.
     `due_s` is its latest finish LF, `budget_s` the share of the run's remaining time granted to it.
     `is_terminal`: it is the output node under a time-to-first-token SLO, so its critical time ends with the
-    first token. `is_hopeless`: it can no longer be on time and waits behind all that can.
+    first token. `is_hopeless`: it can no longer be on time and waits behind all that can. `hits`: the replicas
+    that have a part of its prompt in their cache, each with the tokens that need not be computed there.
     """
 
     call: CallId
@@ -116,6 +117,7 @@ class Job:
     budget_s: float
     is_terminal: bool
     is_hopeless: bool = False
+    hits: tuple[tuple[ReplicaId, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,15 @@ from tightrope.policy.fmware import FMWARE, FMWARE_VARIANTS
 from tightrope.policy.foresight import FORESIGHT
 from tightrope.policy.hexgen_flow import HEXGEN_FLOW, HEXGEN_FLOW_VARIANTS
 from tightrope.policy.just_enough import JUST_ENOUGH
+from tightrope.policy.prefix_aware import PREFIX_AWARE
 from tightrope.policy.route import Router
 from tightrope.policy.slo_headroom import SLO_HEADROOM
 
 DEFAULT_ROUTER = FORESIGHT.name
 
 ROUTERS: Mapping[str, Router] = {
-    found.name: found for found in (FORESIGHT, *FMWARE, *BASELINES, HEXGEN_FLOW, *SLO_HEADROOM, JUST_ENOUGH)
+    found.name: found
+    for found in (FORESIGHT, *FMWARE, *BASELINES, PREFIX_AWARE, HEXGEN_FLOW, *SLO_HEADROOM, JUST_ENOUGH)
 }
 
 VARIANTS: Mapping[str, Router] = {found.name: found for found in (*FMWARE_VARIANTS, *HEXGEN_FLOW_VARIANTS)}

@@ -1,9 +1,9 @@
 """slo-headroom-least and -most: replicas drawn by how much time a call would have to spare there.
 
-After llm-d's predicted-latency routing (llm-d-router 0.11: `slo-headroom-tier-filter`, `latency-scorer` and
-`weighted-random-picker`, with their defaults). Owns the tiers and the odds. Headroom in time per token is not
-known of a call here and counts as equal everywhere, as it does there while answers are not streamed.
-Predictions are `estimate.py`, in place of a model learned online.
+After llm-d's predicted-latency routing (llm-d-router 0.11: `prefix-cache-affinity-filter`,
+`slo-headroom-tier-filter`, `latency-scorer` and `weighted-random-picker`, with their defaults). Owns gates, tiers
+and odds. Headroom in time per token is not known of a call here and counts as equal everywhere, as it does there
+while answers are not streamed. Predictions are `estimate.py`, in place of a model learned online.
 """
 
 from __future__ import annotations
@@ -18,12 +18,19 @@ from tightrope.model.fleet import Estimate, Job, PoolView, ReplicaView, Routed
 from tightrope.model.ids import ReplicaId
 from tightrope.policy.baselines import room
 from tightrope.policy.just_enough import limit_ms, priced
+from tightrope.policy.prefix import CERTAINTY
 from tightrope.policy.route import MOST_OFFERS, Candidate, Choose, Reason, Router, routed
 
 Strategy = Literal["least", "most"]
 
 EXPLORE_LATE = 0.01
 """Chance of drawing among the replicas expected late though others are not: one that recovers is noticed."""
+STRICT, LOOSE = 0.99, 0.8
+"""Shares of the prompt that must be in a cache for a replica to go before others: of all, and within a tier."""
+EXPLORE_COLD = 0.01
+"""Chance of passing over such a gate, so that others come to have the prompt too."""
+PENALTY_MS = 5000.0
+"""A gate stays open if its fastest replica is this much slower to the first token than the fastest of all."""
 LOWEST_ODDS = 0.02
 EARLY_SPREAD = 0.99
 LATE_SPREAD = 0.8
@@ -31,11 +38,13 @@ LATE_SPREAD = 0.8
 
 
 class Rated(NamedTuple):
-    """A replica with a free slot, and the milliseconds the call has to spare there (below zero: late)."""
+    """A replica with a free slot, the milliseconds the call has to spare there (below zero: late), and the share
+    of its prompt that is in the cache."""
 
     view: ReplicaView
     estimate: Estimate
     headroom_ms: float
+    cached: float = 0.0
 
 
 class Tier(NamedTuple):
@@ -58,7 +67,7 @@ def slo_headroom(strategy: Strategy, explore_late: float = EXPLORE_LATE) -> Choo
         rated = rate(job, pool, now_s)
         if not rated:
             return None
-        tier = tier_of(rated, strategy, explore_late, rng)
+        tier = tier_of(gated(rated, STRICT, rng), strategy, explore_late, rng)
         place = rng.choices(range(len(tier.members)), tier.odds)[0]
         reason = Reason.EXPLORED if tier.is_explored else Reason.DRAWN_BY_HEADROOM
         return routed(name, reason, job, now_s, _candidates(rated, tier, place))
@@ -78,17 +87,32 @@ def rate(job: Job, pool: PoolView, now_s: float) -> list[Rated]:
     limit = limit_ms(job, now_s)
     if math.isinf(limit):
         limit = 0.0
-    return [Rated(view, found, limit - found.crit) for view, found in priced(job, pool, now_s)]
+    share_by_id = {replica: hit / (CERTAINTY * job.prompt_tokens) for replica, hit in job.hits}
+    return [
+        Rated(view, found, limit - found.crit, share_by_id.get(view.id, 0.0))
+        for view, found in priced(job, pool, now_s)
+    ]
+
+
+def gated(rated: Sequence[Rated], least_cached: float, rng: Random) -> Sequence[Rated]:
+    """Those that have at least this share of the prompt; all of them if nobody has, if chance wants others to
+    be tried, or if going there would cost too much time."""
+    warm = [one for one in rated if one.cached >= least_cached]
+    if not warm or rng.random() < EXPLORE_COLD:
+        return rated
+    fastest = min(one.estimate.ttft for one in rated)
+    return warm if min(one.estimate.ttft for one in warm) <= fastest + PENALTY_MS else rated
 
 
 def tier_of(rated: Sequence[Rated], strategy: Strategy, explore_late: float, rng: Random) -> Tier:
     """Those on time, or rarely, and if there are none, those that are late: of them the idle ones first."""
-    early = [one for one in rated if one.headroom_ms >= 0]
+    early: Sequence[Rated] = [one for one in rated if one.headroom_ms >= 0]
     late = [one for one in rated if one.headroom_ms < 0]
     is_explored = bool(early and late) and rng.random() < explore_late
     if early and not is_explored:
+        early = gated(early, LOOSE, rng)
         return Tier(early, early_odds([one.headroom_ms for one in early], strategy))
-    members = [one for one in late if not one.view.held] or late
+    members = gated([one for one in late if not one.view.held] or late, LOOSE, rng)
     return Tier(members, late_odds([one.headroom_ms for one in members]), is_explored)
 
 
