@@ -30,6 +30,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tests.policy.builders import H100, L40S, NOW_S, a_held, a_job, a_pool, a_view, jobs, numbers, pools
+from tightrope import policy
 from tightrope.model.errors import InvalidInput
 from tightrope.model.fleet import Estimate, HeldCall, Job, PoolView, ReplicaView, Routed
 from tightrope.policy import ROUTERS, VARIANTS, router
@@ -210,6 +211,19 @@ def test_v2_the_plain_router_is_one_of_its_variants(named: tuple[str, str], job:
 
 def _renamed(found: Routed, name: str) -> Routed:
     return replace(found, policy=name)
+
+
+def test_a_router_of_ones_own_is_known_by_its_name_unless_that_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mine = replace(ROUTERS["random"], name="mine")
+    monkeypatch.setattr(policy, "_ROUTERS", table := dict(ROUTERS))
+    monkeypatch.setattr(policy, "ROUTERS", table)
+    policy.register(mine)
+    assert router("mine") is mine
+    for taken in ("mine", "random", "hexgen-flow/0.2"):
+        with pytest.raises(InvalidInput, match="give yours another name"):
+            policy.register(replace(mine, name=taken))
 
 
 def test_a_name_that_is_nearly_a_variant_lists_the_variants() -> None:

@@ -19,10 +19,12 @@ from tightrope.policy.slo_headroom import SLO_HEADROOM
 
 DEFAULT_ROUTER = FORESIGHT.name
 
-ROUTERS: Mapping[str, Router] = {
+_ROUTERS = {
     found.name: found
     for found in (FORESIGHT, *FMWARE, *BASELINES, PREFIX_AWARE, HEXGEN_FLOW, *SLO_HEADROOM, JUST_ENOUGH)
 }
+
+ROUTERS: Mapping[str, Router] = _ROUTERS
 
 VARIANTS: Mapping[str, Router] = {found.name: found for found in (*FMWARE_VARIANTS, *HEXGEN_FLOW_VARIANTS)}
 """Routers with other settings than their authors' or our own reading of them, named `router/settings`. A
@@ -37,3 +39,13 @@ def router(name: str) -> Router:
     family, slash, _ = name.partition("/")
     names = [other for other in VARIANTS if slash and other.startswith(f"{family}/")] or list(ROUTERS)
     raise InvalidInput(f"there is no router {name!r}; name one of: {', '.join(names)}")
+
+
+def register(found: Router) -> None:
+    """Let this process know a router that is not ours, for an experiment, by its name.
+
+    Raises InvalidInput if the name is taken. What runs for longer has its line in the table.
+    """
+    if found.name in ROUTERS or found.name in VARIANTS:
+        raise InvalidInput(f"there is a router {found.name!r} already; give yours another name")
+    _ROUTERS[found.name] = found
