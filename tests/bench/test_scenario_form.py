@@ -16,6 +16,7 @@ KNOWN = Known(
     models=("qwen3-8b", "qwen3-1.7b"),
     accelerators=("h100", "l40s"),
     workflows=("rag", "shop"),
+    recordings=("tau2",),
     traces=("azure-conv",),
     policies=("foresight", "power-of-two"),
 )
@@ -78,7 +79,7 @@ def test_1_everything_can_be_said() -> None:
     scenario = read(FULL)
     assert [placement.count for placement in scenario.fleet] == [1, 2, 1]
     assert scenario.models == ("qwen3-8b", "qwen3-1.7b")
-    assert scenario.tenants == ("library", "shop")
+    assert (scenario.small, scenario.large) == ("qwen3-1.7b", "qwen3-8b")
     assert [(stream.workflow, stream.share) for stream in scenario.streams] == [
         ("rag", 0.3),
         ("shop", 0.2),
@@ -104,6 +105,12 @@ def test_1_everything_can_be_said() -> None:
 )
 def test_1_arrivals_of_every_kind(arrivals: str, expected: object) -> None:
     assert read(SMALL + f"arrivals: {arrivals}\n").arrivals == expected
+
+
+def test_1_a_recording_takes_the_place_of_tenants() -> None:
+    scenario = read(SMALL.replace("tenants: {library: {rag: 100%}}", "recording: tau2"))
+    assert (scenario.recording, scenario.streams) == ("tau2", ())
+    assert (scenario.small, scenario.large) == ("qwen3-8b", "qwen3-8b")
 
 
 def test_1_a_promise_may_leave_the_gaps_out() -> None:
@@ -147,6 +154,9 @@ def test_2_each_mistake_has_its_line_and_its_cure(line: str, code: str, cure: st
     [
         ("rag: 100%", "rga: 100%", "unknown_key", 6, 'write "rag"'),
         ("rag: 100%", "rag: 90%", "bad_value", 6, "make it 100%"),
+        ("tenants: {library: {rag: 100%}}", "recording: tau3", "unknown_name", 6, 'write "tau2"'),
+        ("tenants: {library: {rag: 100%}}\n", "", "missing_key", 0, "or `recording: NAME`"),
+        ("rag: 100%}}", "rag: 100%}}\nrecording: tau2", "bad_value", 6, "remove `tenants`"),
         ("h100: 1", "h10: 1", "unknown_key", 4, 'write "h100"'),
         ("h100: 1", "h100: 0", "bad_value", 4, "write 1 or more"),
         ("qwen3-8b: {", "qwen-8b: {", "unknown_name", 4, 'write "qwen3-8b"'),

@@ -23,14 +23,6 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
-class Role:
-    """What the workflows call `name` (`small`, `large`) is `model` in this fleet."""
-
-    name: str
-    model: ModelName
-
-
-@dataclass(frozen=True, slots=True)
 class Hardware:
     """How every replica is set up, and what is true of cards beside their coefficients.
 
@@ -135,14 +127,18 @@ class Rate:
 class Scenario:
     """One benchmark. Times in seconds of simulated time; what arrives before `warm_up_s` is not counted.
 
-    Seeds 0-9 are for tuning and never reported; `seeds` are those that are reported.
+    `small` and `large` are the models that the workflows call so. Either `streams` say who asks for what, or
+    `recording` names a load whose arrivals, lengths and tenants belong together. Seeds 0-9 are for tuning and never
+    reported; `seeds` are those that are reported.
     """
 
     name: str
     about: str
     fleet: tuple[Placement, ...]
-    roles: tuple[Role, ...]
-    streams: tuple[Stream, ...]
+    small: ModelName
+    large: ModelName
+    streams: tuple[Stream, ...] = ()
+    recording: str | None = None
     hardware: Hardware = field(default_factory=Hardware)
     lengths: Lengths = "varied"
     arrivals: Arrivals = field(default_factory=Poisson)
@@ -160,13 +156,3 @@ class Scenario:
     def models(self) -> tuple[ModelName, ...]:
         """The models of the fleet, each once, in order of appearance."""
         return tuple(dict.fromkeys(placement.model for placement in self.fleet))
-
-    @property
-    def tenants(self) -> tuple[TenantId, ...]:
-        """The tenants, each once, in order of appearance."""
-        return tuple(dict.fromkeys(stream.tenant for stream in self.streams))
-
-    @property
-    def workflows(self) -> tuple[str, ...]:
-        """The workflows, each once, in order of appearance."""
-        return tuple(dict.fromkeys(stream.workflow for stream in self.streams))

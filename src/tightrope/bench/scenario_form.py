@@ -21,7 +21,6 @@ from tightrope.bench.scenario import (
     Placement,
     Poisson,
     Rate,
-    Role,
     Scenario,
     Stream,
     Trace,
@@ -38,8 +37,8 @@ FIRST_REPORTED_SEED = 100
 """Smaller seeds are for tuning."""
 
 _KEYS = (
-    "scenario", "about", "fleet", "roles", "tenants", "hardware", "lengths", "arrivals", "slo", "policies", "rates",
-    "seeds", "duration", "warm_up", "beliefs", "telemetry_delay", "faults",
+    "scenario", "about", "fleet", "roles", "tenants", "recording", "hardware", "lengths", "arrivals", "slo",
+    "policies", "rates", "seeds", "duration", "warm_up", "beliefs", "telemetry_delay", "faults",
 )  # fmt: skip
 _HARDWARE_KEYS = (
     "host_overhead", "step", "sequences", "noise", "prefix_block", "start", "network", "prices",
@@ -54,11 +53,12 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """The names a scenario may use, and the roles that each workflow calls by."""
+    """The names a scenario may use."""
 
     models: Collection[str]
     accelerators: Collection[str]
     workflows: Collection[str]
+    recordings: Collection[str]
     traces: Collection[str]
     policies: Sequence[str]
 
@@ -80,12 +80,15 @@ def read_scenario(text: str, source: str, known: Known) -> Scenario:
 
 def _scenario(top: Fields, known: Known) -> Scenario:
     fleet = tuple(_fleet(top, known))
+    small, large = _roles(top, [placement.model for placement in fleet])
     return Scenario(
         name=top.required_text("scenario", "give it the name of its file: `scenario: mixed`"),
         about=top.required_text("about", "say in a sentence what it is for"),
         fleet=fleet,
-        roles=tuple(_roles(top, [placement.model for placement in fleet])),
+        small=small,
+        large=large,
         streams=tuple(_streams(top, known)),
+        recording=_recording(top, known),
         hardware=_hardware(top, known),
         lengths=_lengths(top),
         arrivals=_arrivals(top, known),
@@ -121,21 +124,24 @@ def _fleet(top: Fields, known: Known) -> Iterable[Placement]:
                 yield Placement(ModelName(model), AcceleratorName(card), count)
 
 
-def _roles(top: Fields, models: Sequence[str]) -> Iterable[Role]:
-    for role, model in top.mapping("roles", "`roles`").items():
-        if isinstance(model, str):
-            _check_name(top, ("roles", role), "model in the fleet", model, list(dict.fromkeys(models)))
-            yield Role(role, ModelName(model))
-        else:
-            top.report(
-                "bad_value", ("roles", role), f"{shown(model)} is no model", "name a model of the fleet"
-            )
+def _roles(top: Fields, models: Sequence[ModelName]) -> tuple[ModelName, ModelName]:
+    """The small and the large model; either stands for both where the other is not given."""
+    fields = Fields(top.raw("roles"), ("roles",), top.problems, what="`roles`", known=("small", "large"))
+    cure = f"name a model of the fleet: {', '.join(dict.fromkeys(models))}"
+    found = {role: fields.text(role, cure) for role in ("small", "large") if role in fields}
+    for role, model in found.items():
+        _check_name(fields, (role,), "model in the fleet", model, list(dict.fromkeys(models)))
+    if not found:
+        top.report("missing_key", ("roles",), "nobody knows which model is small or large", cure)
+        return ModelName(""), ModelName("")
+    small, large = found.get("small"), found.get("large")
+    return ModelName(small or large or ""), ModelName(large or small or "")
 
 
 def _streams(top: Fields, known: Known) -> Iterable[Stream]:
     tenants = top.mapping("tenants", "`tenants`")
-    if not tenants:
-        cure = "write `tenants: {shop: {rag: 100%}}`"
+    if not tenants and "recording" not in top:
+        cure = "write `tenants: {shop: {rag: 100%}}`, or `recording: NAME`"
         top.report("missing_key", ("tenants",), "nobody asks for anything", cure)
     for tenant in tenants:
         path = ("tenants", tenant)
@@ -144,6 +150,18 @@ def _streams(top: Fields, known: Known) -> Iterable[Stream]:
             share = asked.share(workflow)
             if share is not None:
                 yield Stream(TenantId(tenant), workflow, share)
+
+
+def _recording(top: Fields, known: Known) -> str | None:
+    if "recording" not in top:
+        return None
+    name = top.text("recording", f"name one of: {', '.join(known.recordings)}")
+    _check_name(top, ("recording",), "recording", name, known.recordings)
+    for key in ("tenants", "arrivals", "lengths"):
+        if key in top:
+            message = f"a recording has {key} of its own"
+            top.report("bad_value", (key,), message, f"remove `{key}`, or `recording`")
+    return name
 
 
 def _hardware(top: Fields, known: Known) -> Hardware:
@@ -223,6 +241,15 @@ def _rates(top: Fields) -> Iterable[Rate]:
         rate = _rate(value, path, top.problems)
         if rate is not None:
             yield rate
+
+
+def parse_rate(text: str) -> Rate:
+    """`80%` of the stability limit, or `6 req/s`. Raises BadUnit for anything else."""
+    problems: list[Problem] = []
+    rate = _rate(text, (), problems)
+    if rate is None:
+        raise BadUnit(f"{problems[0].message}; {problems[0].cure}")
+    return rate
 
 
 def _rate(value: Json, path: Path, problems: list[Problem]) -> Rate | None:
@@ -320,7 +347,7 @@ def _mishap(fields: Fields) -> Mishap | None:
 
 def _contradictions(scenario: Scenario) -> Iterable[Problem]:
     whole = sum(stream.share for stream in scenario.streams)
-    if abs(whole - 1) > 1e-6:
+    if scenario.recording is None and abs(whole - 1) > 1e-6:
         message = f"the shares of all tenants' workflows add up to {whole:.4%}"
         yield Problem("bad_value", ("tenants",), message, "make it 100%")
     if scenario.warm_up_s >= scenario.duration_s:
