@@ -35,7 +35,7 @@ def apply_plan(state: State, plan: FleetPlan) -> list[Command]:
         commands += _order(state, spec)
     for replica in list(state.replicas.values()):
         if replica.spec.id not in listed and replica.is_planned:
-            replica.is_planned = False
+            state.plan_for(replica, False)
             commands += _retire(state, replica)
     return commands
 
@@ -43,25 +43,20 @@ def apply_plan(state: State, plan: FleetPlan) -> list[Command]:
 def _order(state: State, spec: ReplicaSpec) -> list[Command]:
     known = state.replicas.get(spec.id)
     if known is not None:
-        known.is_planned = True
+        state.plan_for(known, True)
         if known.state is ReplicaState.DRAINING:
-            known.state = ReplicaState.READY
-            state.draining.pop(spec.id, None)
-            state.touched[spec.model] = None
+            state.move(known, ReplicaState.READY)
         return []
-    replica = Replica(spec, ReplicaState.STARTING)
-    state.replicas[spec.id] = replica
-    state.pool(spec.model).replicas[spec.id] = replica
+    state.add_replica(spec)
     return [StartReplica(spec)]
 
 
 def _retire(state: State, replica: Replica) -> list[Command]:
     """Drain: nothing new goes there, and it ends when it holds nothing any more."""
     if replica.state is ReplicaState.LOST:
-        _forget(state, replica)
+        state.forget(replica)
         return []
-    replica.state = ReplicaState.DRAINING
-    state.draining[replica.spec.id] = None
+    state.move(replica, ReplicaState.DRAINING)
     return stop_if_drained(state, replica.spec.id)
 
 
@@ -70,14 +65,8 @@ def stop_if_drained(state: State, replica_id: ReplicaId) -> list[Command]:
     replica = state.replicas.get(replica_id)
     if replica is None or replica.state is not ReplicaState.DRAINING or replica.held:
         return []
-    _forget(state, replica)
+    state.forget(replica)
     return [StopReplica(replica_id)]
-
-
-def _forget(state: State, replica: Replica) -> None:
-    del state.replicas[replica.spec.id]
-    state.draining.pop(replica.spec.id, None)
-    del state.pool(replica.spec.model).replicas[replica.spec.id]
 
 
 def replica_ready(state: State, event: ReplicaReady) -> list[Command]:
@@ -85,11 +74,9 @@ def replica_ready(state: State, event: ReplicaReady) -> list[Command]:
     replica = state.replicas.get(event.replica)
     if replica is None or replica.state not in (ReplicaState.STARTING, ReplicaState.LOST):
         return []
-    replica.state = ReplicaState.READY
     replica.failures_in_a_row = 0
     replica.max_sequences = event.max_sequences
-    replica.view = None
-    state.touched[replica.spec.model] = None
+    state.move(replica, ReplicaState.READY)
     return []
 
 
@@ -99,7 +86,8 @@ def replica_lost(state: State, event: ReplicaLost, now_s: float) -> list[Command
     if replica is None or replica.state is ReplicaState.LOST:
         return []
     held = [state.calls[call] for call in replica.held]
-    replica.state = ReplicaState.LOST if replica.is_planned else replica.state
+    if replica.is_planned:
+        state.move(replica, ReplicaState.LOST)
     commands: list[Command] = []
     for call in held:
         if call.id in state.calls:
@@ -107,7 +95,7 @@ def replica_lost(state: State, event: ReplicaLost, now_s: float) -> list[Command
             commands += attempt_failed(state, call, FailureKind.REPLICA_LOST, event.why, now_s)
     if not replica.is_planned:
         if event.replica in state.replicas:
-            _forget(state, replica)
+            state.forget(replica)
         return commands
     pause_s = min(RESTART_AT_MOST_S, RESTART_AFTER_S * 2**replica.restarts)
     replica.restarts += 1
@@ -119,5 +107,5 @@ def restart(state: State, replica_id: ReplicaId) -> list[Command]:
     replica = state.replicas.get(replica_id)
     if replica is None or replica.state is not ReplicaState.LOST or not replica.is_planned:
         return []
-    replica.state = ReplicaState.STARTING
+    state.move(replica, ReplicaState.STARTING)
     return [StartReplica(replica.spec)]

@@ -62,7 +62,7 @@ def _may_eject(pool: Pool) -> bool:
 
 
 def _eject(state: State, replica: Replica, for_s: float, now_s: float) -> list[Command]:
-    replica.state = ReplicaState.EJECTED
+    state.move(replica, ReplicaState.EJECTED)
     replica.ejected_until_s = now_s + for_s
     state.touched[replica.spec.model] = None
     return [WakeAt(now_s + for_s, Wake(WakeKind.REPLICA_READMIT, replica.spec.id))]
@@ -74,6 +74,5 @@ def readmit(state: State, replica_id: ReplicaId, now_s: float) -> list[Command]:
     if replica is None or now_s < replica.ejected_until_s:
         return []
     if replica.state is ReplicaState.EJECTED:
-        replica.state = ReplicaState.READY
-        state.touched[replica.spec.model] = None
+        state.move(replica, ReplicaState.READY)
     return []

@@ -90,10 +90,10 @@ class Kernel:
                 state.tenants[tenant.id] = tenant
             case AcceleratorRegistered(accelerator):
                 state.accelerators[accelerator.name] = accelerator
-                state.forget_views()
+                state.show_all()
             case ProfileLoaded(profile):
                 state.profiles[profile.model, profile.accelerator] = profile
-                state.forget_views()
+                state.show_all()
                 self._learn_anew(now_s)
             case WorkflowDeployed(workflow):
                 self._deploy(workflow)

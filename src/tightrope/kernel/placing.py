@@ -7,12 +7,13 @@ call fails is `runs.py`.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from tightrope.kernel.state import Call, CallPhase, Piece, Pool, Run, State
 from tightrope.model.errors import TightropeBug
 from tightrope.model.fleet import HeldCall, Job, PoolView, ReplicaView, Routed
-from tightrope.model.ids import CallId, StepId
+from tightrope.model.ids import CallId, ReplicaId, StepId
 from tightrope.model.messages import Command, Dispatch, Slack, Wake, WakeAt, WakeKind
 from tightrope.model.profile import Profile
 from tightrope.model.workflow import ModelCall
@@ -155,26 +156,27 @@ def place(state: State, pool: Pool, now_s: float) -> list[Command]:
     commands: list[Command] = []
     if not pool.line:
         return commands
-    view = state.pool_view(pool)
     hopeless: list[Call] = []
+    thought: dict[ReplicaId, None] = {}
     for _, call_id in list(pool.line):
-        if not _has_free_slot(view):
+        if not _has_free_slot(pool.roster):
             break
         call = state.calls[call_id]
         if _turned_hopeless(state, call, now_s):
             hopeless.append(call)
             continue
-        view, dispatched = _place_one(state, pool, view, call, now_s)
+        dispatched = _place_one(state, pool, call, thought, now_s)
         commands += dispatched
         if not dispatched and not state.router.is_late_binding:
             break
+    for replica in thought:
+        state.show(state.replicas[replica])
     return commands + _place_hopeless(state, pool, hopeless, now_s)
 
 
-def _has_free_slot(view: PoolView) -> bool:
+def _has_free_slot(replicas: Iterable[ReplicaView]) -> bool:
     return any(
-        sum(held.has_slot for held in replica.held) < replica.profile.max_sequences
-        for replica in view.replicas
+        sum(held.has_slot for held in replica.held) < replica.profile.max_sequences for replica in replicas
     )
 
 
@@ -200,18 +202,21 @@ def _place_hopeless(state: State, pool: Pool, calls: list[Call], now_s: float) -
 
 
 def _place_one(
-    state: State, pool: Pool, view: PoolView, call: Call, now_s: float
-) -> tuple[PoolView, list[Command]]:
+    state: State, pool: Pool, call: Call, thought: dict[ReplicaId, None], now_s: float
+) -> list[Command]:
+    """Dispatch the call, or place it in thought and note where."""
     job = call.job
     if job is None:
         raise TightropeBug(f"{call.id} has no job to be placed with")
     router = state.router
-    candidates = _without(view, call)
+    candidates = _without(PoolView(pool.model, pool.roster, pool.turn), call)
     job = _no_larger_than(job, candidates)
     routed = router.choose(job, candidates, now_s, state.rng)
     if routed is None:
-        return view, []
-    chosen = next(replica for replica in view.replicas if replica.id == routed.replica)
+        return []
+    chosen = pool.roster.of(routed.replica)
+    if chosen is None:
+        raise TightropeBug(f"{router.name} chose {routed.replica}, which is not ready")
     held = HeldCall(
         call=call.id,
         prompt_tokens=job.prompt_tokens,
@@ -222,9 +227,15 @@ def _place_one(
         is_hopeless=job.is_hopeless,
         has_slot=router.room(job, chosen, now_s),
     )
-    ttft_ms = estimate(job, chosen, now_s).ttft
-    commands = _dispatch(state, pool, call, held, routed, ttft_ms, now_s) if held.has_slot else []
-    return _with(view, chosen, held, len(commands) > 0), commands
+    commands: list[Command] = []
+    if held.has_slot:
+        ttft_ms = estimate(job, chosen, now_s).ttft
+        commands = _dispatch(state, pool, call, held, routed, ttft_ms, now_s)
+    else:
+        thought[chosen.id] = None
+    if chosen.id in thought:
+        pool.roster.put(replace(chosen, held=(*chosen.held, held)))
+    return commands
 
 
 def _no_larger_than(job: Job, view: PoolView) -> Job:
@@ -244,13 +255,6 @@ def _without(view: PoolView, call: Call) -> PoolView:
         return view
     others = tuple(replica for replica in view.replicas if replica.id not in call.piece.avoid)
     return replace(view, replicas=others) if others else view
-
-
-def _with(view: PoolView, chosen: ReplicaView, held: HeldCall, is_dispatched: bool) -> PoolView:
-    """The pool as the next call in the line sees it."""
-    changed = replace(chosen, held=(*chosen.held, held))
-    replicas = tuple(changed if replica.id == chosen.id else replica for replica in view.replicas)
-    return replace(view, replicas=replicas, turn=view.turn + is_dispatched)
 
 
 def _dispatch(

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from random import Random
 
+from tightrope.kernel.roster import Roster
 from tightrope.model.errors import TightropeBug
 from tightrope.model.fleet import (
     Accelerator,
     HeldCall,
     Job,
-    PoolView,
     ReplicaSpec,
     ReplicaState,
     ReplicaView,
@@ -202,26 +202,27 @@ class Replica:
     ejections: int = 0
     ejected_until_s: float = 0.0
     restarts: int = 0
-    view: ReplicaView | None = None
 
 
 @dataclass(slots=True)
 class Pool:
-    """All replicas of one model and the line of calls that wait for them, sorted by `line_key`."""
+    """All replicas of one model and the line of calls that wait for them, sorted by `line_key`.
+
+    `roster` are the ready ones as policies see them. `profiles` are the beliefs about the kinds of card, None
+    until they are asked for.
+    """
 
     model: ModelName
     replicas: dict[ReplicaId, Replica] = field(default_factory=dict)
+    roster: Roster = field(default_factory=Roster)
+    profiles: tuple[Profile, ...] | None = None
     line: list[tuple[tuple[object, ...], CallId]] = field(default_factory=list)
     turn: int = 0
     inflation: Inflation = field(default_factory=Inflation)
 
     def ready(self) -> list[Replica]:
         """Replicas that may be given calls, in id order."""
-        return [
-            self.replicas[key]
-            for key in sorted(self.replicas)
-            if self.replicas[key].state is ReplicaState.READY
-        ]
+        return [self.replicas[view.id] for view in self.roster]
 
 
 class State:
@@ -234,6 +235,7 @@ class State:
         self.tenants: dict[TenantId, Tenant] = {}
         self.accelerators: dict[AcceleratorName, Accelerator] = {}
         self.profiles: dict[tuple[ModelName, AcceleratorName], Profile] = {}
+        self._beliefs: dict[tuple[ModelName, AcceleratorName, int | None], Profile] = {}
         self.templates: dict[WorkflowId, Template] = {}
         self.runs: dict[RunId, Run] = {}
         self.calls: dict[CallId, Call] = {}
@@ -262,40 +264,90 @@ class State:
         """What is believed about the pair; a cautious guess while nothing was measured."""
         return self.profiles.get((model, accelerator)) or assumed_profile(model, accelerator)
 
-    def pool_profiles(self, model: ModelName) -> list[Profile]:
+    def pool_profiles(self, model: ModelName) -> tuple[Profile, ...]:
         """Beliefs about each kind of card that serves the model, ready ones first, else all that are planned."""
         pool = self.pools.get(model)
         if pool is None:
-            return []
-        chosen = pool.ready() or [replica for replica in pool.replicas.values() if replica.is_planned]
-        return [
-            self.profile(model, name) for name in sorted({replica.spec.accelerator for replica in chosen})
-        ]
+            return ()
+        if pool.profiles is None:
+            planned = (replica.spec for replica in pool.replicas.values() if replica.is_planned)
+            cards = {view.accelerator for view in pool.roster} or {spec.accelerator for spec in planned}
+            pool.profiles = tuple(self.profile(model, card) for card in sorted(cards))
+        return pool.profiles
 
-    def pool_view(self, pool: Pool) -> PoolView:
-        """A snapshot of the replicas that may be given calls."""
-        return PoolView(pool.model, tuple(self._view(replica) for replica in pool.ready()), pool.turn)
+    # --- replicas --------------------------------------------------------------------------------------
+
+    def add_replica(self, spec: ReplicaSpec) -> None:
+        """A replica is on order."""
+        pool = self.pool(spec.model)
+        replica = Replica(spec, ReplicaState.STARTING)
+        self.replicas[spec.id] = pool.replicas[spec.id] = replica
+        pool.profiles = None
+
+    def move(self, replica: Replica, to: ReplicaState) -> None:
+        """The one way in which a replica goes on in its life. One that becomes ready may serve who waits."""
+        pool = self.pool(replica.spec.model)
+        replica.state = to
+        pool.profiles = None
+        if to is ReplicaState.DRAINING:
+            self.draining[replica.spec.id] = None
+        else:
+            self.draining.pop(replica.spec.id, None)
+        if to is ReplicaState.READY:
+            self.show(replica)
+            self.touched[replica.spec.model] = None
+        else:
+            pool.roster.drop(replica.spec.id)
+
+    def plan_for(self, replica: Replica, is_planned: bool) -> None:
+        """The plan lists the replica, or does not any more."""
+        replica.is_planned = is_planned
+        self.pool(replica.spec.model).profiles = None
+
+    def forget(self, replica: Replica) -> None:
+        """The replica is no more."""
+        pool = self.pool(replica.spec.model)
+        del self.replicas[replica.spec.id]
+        del pool.replicas[replica.spec.id]
+        self.draining.pop(replica.spec.id, None)
+        pool.roster.drop(replica.spec.id)
+        pool.profiles = None
+
+    def show(self, replica: Replica) -> None:
+        """Let policies see the replica as the ledger has it, if it may be given calls."""
+        if replica.state is ReplicaState.READY:
+            self.pool(replica.spec.model).roster.put(self._view(replica))
 
     def _view(self, replica: Replica) -> ReplicaView:
-        if replica.view is None:
-            profile = self.profile(replica.spec.model, replica.spec.accelerator)
-            if replica.max_sequences is not None and replica.max_sequences != profile.max_sequences:
-                profile = limited(profile, replica.max_sequences)
-            card = self.accelerators.get(replica.spec.accelerator)
-            replica.view = ReplicaView(
-                id=replica.spec.id,
-                model=replica.spec.model,
-                accelerator=replica.spec.accelerator,
-                profile=profile,
-                usd_per_h=card.usd_per_h if card else 0.0,
-                held=tuple(replica.held.values()),
-            )
-        return replica.view
+        spec = replica.spec
+        card = self.accelerators.get(spec.accelerator)
+        return ReplicaView(
+            id=spec.id,
+            model=spec.model,
+            accelerator=spec.accelerator,
+            profile=self._belief(replica),
+            usd_per_h=card.usd_per_h if card else 0.0,
+            held=tuple(replica.held.values()),
+        )
 
-    def forget_views(self) -> None:
-        """A profile or a price changed: every snapshot is made anew."""
+    def _belief(self, replica: Replica) -> Profile:
+        """The profile with the number of sequences that the engine itself reports; the same one for its kind."""
+        key = (replica.spec.model, replica.spec.accelerator, replica.max_sequences)
+        found = self._beliefs.get(key)
+        if found is None:
+            found = self.profile(replica.spec.model, replica.spec.accelerator)
+            if replica.max_sequences is not None and replica.max_sequences != found.max_sequences:
+                found = replace(found, max_sequences=replica.max_sequences)
+            self._beliefs[key] = found
+        return found
+
+    def show_all(self) -> None:
+        """A profile or a price changed: every view is made anew."""
+        self._beliefs.clear()
+        for pool in self.pools.values():
+            pool.profiles = None
         for replica in self.replicas.values():
-            replica.view = None
+            self.show(replica)
 
     # --- the waiting line ------------------------------------------------------------------------------
 
@@ -329,7 +381,7 @@ class State:
     def hold(self, replica: Replica, held: HeldCall) -> None:
         """Note a call, or a change of one, on its replica."""
         replica.held[held.call] = held
-        replica.view = None
+        self.show(replica)
 
     def hold_first_token(self, call: Call, now_s: float) -> None:
         """The call's prompt is done; it decodes from now on."""
@@ -343,7 +395,7 @@ class State:
             return
         replica = self.replicas.get(call.replica)
         if replica is not None and replica.held.pop(call.id, None) is not None:
-            replica.view = None
+            self.show(replica)
         if call.model is not None:
             self.touched[call.model] = None
 
@@ -395,6 +447,11 @@ class State:
                 yield f"{replica.spec.id} is {replica.state} and the list of draining ones says otherwise"
             if replica.state in (ReplicaState.STARTING, ReplicaState.LOST) and replica.held:
                 yield f"{replica.spec.id} is {replica.state} and holds calls"
+            shown = self.pools[replica.spec.model].roster.of(replica.spec.id)
+            if (replica.state is ReplicaState.READY) != (shown is not None):
+                yield f"{replica.spec.id} is {replica.state} and the roster says otherwise"
+            elif shown is not None and shown != self._view(replica):
+                yield f"the roster shows {replica.spec.id} as it is not"
             for call in replica.held:
                 if call not in self.calls or self.calls[call].replica != replica.spec.id:
                     yield f"{replica.spec.id} holds {call}, which is not there"
@@ -421,11 +478,6 @@ def assumed_profile(model: ModelName, accelerator: AcceleratorName) -> Profile:
     """A cautious belief about a pair that nobody measured: a slow, small engine, the same on every card."""
     guess = Coefficients(a=20.0, b=1.0, c=1e-3, d=1.0, e=0.0)
     return Profile(model, accelerator, guess, step_tokens=2048, max_sequences=8, kv_tokens=65536)
-
-
-def limited(profile: Profile, max_sequences: int) -> Profile:
-    """The profile with the number of sequences that the engine itself reports."""
-    return replace(profile, max_sequences=max_sequences)
 
 
 def gather_of(run: Run, step: StepId) -> Gather | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -89,10 +90,13 @@ class ReplicaView:
 
 @dataclass(frozen=True, slots=True)
 class PoolView:
-    """The ready replicas of one model, in id order. `turn` counts the calls dispatched to the pool so far."""
+    """The ready replicas of one model, in id order. `turn` counts the calls dispatched to the pool so far.
+
+    To be read while one decision is made, and not to be kept: `replicas` may be the kernel's own table.
+    """
 
     model: ModelName
-    replicas: tuple[ReplicaView, ...]
+    replicas: Sequence[ReplicaView]
     turn: int = 0
 
 
