@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from random import Random
 from typing import Any
 
 from hypothesis import strategies as st
 
 from tests.kernel.world import workflows
+from tightrope.bench.traces import Traces
 from tightrope.kernel.journal import entries
 from tightrope.kernel.state import KernelSettings
 from tightrope.model.fleet import Accelerator, ReplicaSpec
@@ -23,6 +25,7 @@ from tightrope.sim.engine import Truth
 from tightrope.sim.workload import CallScript, RunScript
 from tightrope.sim.world import Fault, RunRecord, World
 
+TRACES = Traces(Path(__file__).parents[2] / "scenarios" / "data")
 TENANT = TenantId("shop")
 FAST, SLOW = AcceleratorName("fast"), AcceleratorName("slow")
 SMALL, BIG = ModelName("small"), ModelName("big")
