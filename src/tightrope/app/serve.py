@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 
 import uvicorn
 from starlette.applications import Starlette
@@ -91,35 +92,49 @@ async def serve(
     """Serve until SIGTERM or SIGINT. Raises CannotListen, InvalidInput and StoreFailed before anything started."""
     listener = listen(config)
     runtime = compose(config, workflows, die_with_parent=die_with_parent)
-    try:
-        keyring = _keyring(config, runtime)
-        authenticate = without_keys if keyring is None else keyring.authenticate
-        server = _Server(
-            uvicorn.Config(
-                gateway(runtime, authenticate),
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                timeout_graceful_shutdown=CLOSE_WITHIN_S,
-            )
+    # Signals are taken until all is closed: one too many must not end this process before its engines.
+    with _Signals() as signals:
+        try:
+            await _serve(runtime, listener, signals, say, on_listening)
+        finally:
+            await runtime.close()
+            listener.close()
+
+
+async def _serve(
+    runtime: Runtime,
+    listener: socket.socket,
+    signals: _Signals,
+    say: Say,
+    on_listening: Callable[[Listening], None],
+) -> None:
+    keyring = _keyring(runtime.config, runtime)
+    authenticate = without_keys if keyring is None else keyring.authenticate
+    server = _Server(
+        uvicorn.Config(
+            gateway(runtime, authenticate),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=CLOSE_WITHIN_S,
         )
-        stop = asyncio.Event()
-        with _signals(stop, server):
-            await runtime.start()
-            _say_profiles(runtime, say)
-            serving = asyncio.create_task(server.serve(sockets=[listener]))
-            reloading = asyncio.create_task(_reload_keys(runtime, keyring))
-            place = Listening(*listener.getsockname()[:2])
-            on_listening(place)
-            say(f"listening on {place.url}; Ctrl-C or SIGTERM drains")
-            await _first(stop.wait(), serving)
-            await _drain(runtime, config.server.drain_s, server, say)
-            reloading.cancel()
-            server.should_exit = True
-            await serving
-    finally:
-        await runtime.close()
-        listener.close()
+    )
+    await runtime.start()
+    _say_profiles(runtime, say)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    beside = (
+        asyncio.create_task(_reload_keys(runtime, keyring)),
+        asyncio.create_task(_hurry(signals, server)),
+    )
+    place = Listening(*listener.getsockname()[:2])
+    on_listening(place)
+    say(f"listening on {place.url}; Ctrl-C or SIGTERM drains")
+    await _first(signals.stop.wait(), serving)
+    await _drain(runtime, runtime.config.server.drain_s, signals, say)
+    server.should_exit = True
+    await serving
+    for task in beside:
+        task.cancel()
 
 
 def gateway(runtime: Runtime, authenticate: Authenticate) -> Starlette:
@@ -181,22 +196,28 @@ def listen(config: Config) -> socket.socket:
     return listener
 
 
-async def _drain(runtime: Runtime, limit_s: float, server: _Server, say: Say) -> None:
+async def _drain(runtime: Runtime, limit_s: float, signals: _Signals, say: Say) -> None:
     """No new runs; those under way get their time, unless somebody is in a hurry."""
     runtime.drain()
     count = runtime.driver.runs_underway
-    if not count or server.is_hurried.is_set():
+    if not count or signals.hurry.is_set():
         return
     say(f"draining: {count} runs under way get {limit_s:g} s; a second signal ends them at once")
     await asyncio.wait(
         [
             asyncio.create_task(runtime.driver.wait_until_idle()),
-            asyncio.create_task(server.is_hurried.wait()),
+            asyncio.create_task(signals.hurry.wait()),
         ],
         timeout=limit_s,
         return_when=asyncio.FIRST_COMPLETED,
     )
     runtime.driver.cancel_all("the server is shutting down")
+
+
+async def _hurry(signals: _Signals, server: _Server) -> None:
+    """Whoever is in a hurry does not wait for connections either."""
+    await signals.hurry.wait()
+    server.force_exit = True
 
 
 async def _reload_keys(runtime: Runtime, keyring: Keyring | None) -> None:
@@ -226,31 +247,29 @@ def _say_profiles(runtime: Runtime, say: Say) -> None:
 class _Server(uvicorn.Server):
     """uvicorn without its own signal handling: the order of an orderly end is ours."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.is_hurried = asyncio.Event()
-
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave signals to `serve`."""
         yield
 
 
-@contextmanager
-def _signals(stop: asyncio.Event, server: _Server) -> Iterator[None]:
-    """The first signal asks to stop, the second is in a hurry."""
-    loop = asyncio.get_running_loop()
+class _Signals:
+    """SIGINT and SIGTERM, taken within a `with` block: the first asks to `stop`, the second is in a `hurry`."""
 
-    def asked() -> None:
-        if stop.is_set():
-            server.is_hurried.set()
-            server.force_exit = True
-        stop.set()
+    def __init__(self) -> None:
+        self.stop = asyncio.Event()
+        self.hurry = asyncio.Event()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, asked)
-    try:
-        yield
-    finally:
+    def __enter__(self) -> Self:
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
+            asyncio.get_running_loop().add_signal_handler(number, self._asked)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().remove_signal_handler(number)
+
+    def _asked(self) -> None:
+        if self.stop.is_set():
+            self.hurry.set()
+        self.stop.set()
