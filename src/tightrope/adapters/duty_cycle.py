@@ -2,10 +2,9 @@
 
 Run by path as `python -I -S duty_cycle.py PID START_TICKS SHARE_FILE`. A process of its own, so that the
 death of the runtime never leaves an engine stopped: it goes on with the share in the file and ends with the
-engine. One at a time works for each file; a second one sees the lock and leaves at once.
+engine. It inherits the lock that says so, and that goes with it.
 """
 
-import fcntl
 import os
 import signal
 import sys
@@ -17,11 +16,6 @@ PERIOD_S = 0.02
 def main() -> None:
     """Stop and continue the process group until its leader has ended, or until SIGTERM; leave it running."""
     pid, start_ticks, share_file = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-    lock = os.open(share_file + ".lock", os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return
     signal.signal(signal.SIGTERM, _leave)
     try:
         while is_same(pid, start_ticks):

@@ -7,6 +7,7 @@ share an engine gets is said by others.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 import subprocess
@@ -137,7 +138,7 @@ class ProcessorShares:
                 cycler = self._cycler_by_key.pop(key, None)
                 if cycler is not None:
                     await asyncio.to_thread(cycler.wait)
-                for file in (self._share_file(key), self._share_file(key).with_suffix(".share.lock")):
+                for file in (self._share_file(key), self._lock_file(key)):
                     file.unlink(missing_ok=True)
             case _:
                 assert_never(self.mechanism)
@@ -185,6 +186,9 @@ class ProcessorShares:
     def _share_file(self, key: str) -> Path:
         return self._folder / f"{key}.share"
 
+    def _lock_file(self, key: str) -> Path:
+        return self._folder / f"{key}.share.lock"
+
     def _write_share_file(self, key: str, share: float) -> None:
         draft = self._share_file(key).with_suffix(".draft")
         draft.write_text(str(share), encoding="ascii")
@@ -196,14 +200,22 @@ class ProcessorShares:
             return
         script = Path(__file__).with_name("duty_cycle.py")
         arguments = [str(process.pid), str(process.start_ticks), str(self._share_file(key))]
-        # If an earlier runtime left one at work, this one sees the lock and leaves.
-        self._cycler_by_key[key] = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(script), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        # The lock is taken here and handed on, so that it is held from the first moment to the cycler's last.
+        lock = os.open(self._lock_file(key), os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._cycler_by_key[key] = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(script), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                pass_fds=(lock,),
+            )
+        except BlockingIOError:
+            return  # one that an earlier runtime left is at work
+        finally:
+            os.close(lock)
 
 
 def find_mechanism(

@@ -67,8 +67,9 @@ class RecordFolder:
             return None
 
     def remove(self, key: str) -> None:
-        """Forget a record."""
-        self.file(key).unlink(missing_ok=True)
+        """Forget a record, and the draft of one whose writer was killed before it was whole."""
+        for file in (self.file(key), *self.folder.glob(f"{key}.json.*")):
+            file.unlink(missing_ok=True)
 
     def all(self) -> list[tuple[str, Record | None]]:
         """Every record by key, in order of the keys; None for a file that is no record."""
