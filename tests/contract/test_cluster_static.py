@@ -46,7 +46,7 @@ class TestStaticCluster(ClusterContract):
 
 @pytest.fixture
 async def cluster() -> AsyncIterator[StaticCluster]:
-    cluster = StaticCluster(probe_every_s=SOON_S, start_limit_s=0.2, api_key_for=lambda _: "sesame")
+    cluster = StaticCluster(probe_every_s=SOON_S, start_limit_s=0.2)
     yield cluster
     await cluster.close()
 
@@ -74,7 +74,8 @@ async def test_a_replica_without_address_is_lost_and_says_so(cluster: StaticClus
     )
 
 
-async def test_a_server_that_only_lists_models_is_ready_until_it_refuses(cluster: StaticCluster) -> None:
+async def test_a_server_that_only_lists_models_is_ready_until_it_refuses() -> None:
+    cluster = StaticCluster(probe_every_s=SOON_S, api_key_for=lambda _: "sesame")
     status = 200
 
     async def models(request: web.Request) -> web.Response:
@@ -93,4 +94,5 @@ async def test_a_server_that_only_lists_models_is_ready_until_it_refuses(cluster
     lost = await next_of(watch)
     assert isinstance(lost, ReplicaLost)
     assert "answered 500" in lost.why
+    await cluster.close()
     await runner.cleanup()

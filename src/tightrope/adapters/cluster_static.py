@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import aiohttp
 
 from tightrope.adapters.engine_openai import OpenAIEngine
-from tightrope.adapters.health import PROBE_LIMIT_S, Health, probe, probing_session
+from tightrope.adapters.health import Health, probe, probing_session
 from tightrope.model.errors import EngineFailed
 from tightrope.model.fleet import ReplicaSpec
 from tightrope.model.ids import ReplicaId
@@ -24,6 +24,9 @@ _FIRST_WAIT_S = 0.05
 # A server that is refused once is gone. One that merely does not answer well is asked once more, at once, so
 # that a hung one is known after two probe limits and one pause.
 _UNWELL_LIMIT = 2
+
+# A server that is well and busy is given longer to say what it is: not knowing its sequences costs more than waiting.
+_FACTS_LIMIT_S = 15.0
 
 _Told = ReplicaReady | ReplicaLost | ReplicaStopped
 
@@ -117,7 +120,7 @@ class StaticCluster:
 
     async def _until_ready(self, replica: _Replica, session: aiohttp.ClientSession) -> str | None:
         """None when it answers or was stopped, else why it is given up."""
-        said = "it was not asked yet"
+        said = f"{replica.url} was not asked yet"
         wait_s = _FIRST_WAIT_S
         with suppress(TimeoutError):
             async with asyncio.timeout(self._start_limit_s):
@@ -147,7 +150,7 @@ class StaticCluster:
     async def _max_sequences(self, replica: _Replica) -> int | None:
         engine = OpenAIEngine(replica.url, api_key=self._api_key_for(replica.spec))
         try:
-            async with asyncio.timeout(PROBE_LIMIT_S):
+            async with asyncio.timeout(_FACTS_LIMIT_S):
                 return (await engine.facts()).max_sequences
         except (EngineFailed, TimeoutError):
             return None
