@@ -37,8 +37,8 @@ class _started:  # noqa: N801 (a context manager, read like a function)
     def __enter__(self) -> Callable[..., Served]:
         return self.begin
 
-    def begin(self, prepare: Callable[[], None] | None = None) -> Served:
-        self.begun.append(Served(self.folder, self.mark, prepare))
+    def begin(self, file_blocks: int | None = None) -> Served:
+        self.begun.append(Served(self.folder, self.mark, file_blocks))
         return self.begun[-1]
 
     def __exit__(self, *_: object) -> None:

@@ -23,8 +23,10 @@ import httpx
 
 import tightrope
 
-LIMIT_S = 60.0
+LIMIT_S = 120.0
 """How long a test waits for what must happen; many times what it takes."""
+GONE = (httpx.NetworkError, httpx.RemoteProtocolError)
+"""What a client sees of a server that was killed: its connection refused, reset or ended too soon."""
 MARK = "CHAOS_MARK"
 
 CONFIG = """
@@ -53,18 +55,19 @@ class EngineProcess:
 
     def fault(self, kind: str, **fields: object) -> None:
         """From now on its answers go wrong like this; see `tightrope.testing.server`."""
-        httpx.post(f"http://127.0.0.1:{self.port}/faults", json={"kind": kind, **fields}).raise_for_status()
+        url = f"http://127.0.0.1:{self.port}/faults"
+        httpx.post(url, json={"kind": kind, **fields}, timeout=LIMIT_S).raise_for_status()
 
     def heal(self) -> None:
         """From now on its answers are sound. One that does not listen (yet, or any more) has no faults."""
-        with suppress(httpx.TransportError):
-            httpx.delete(f"http://127.0.0.1:{self.port}/faults").raise_for_status()
+        with suppress(*GONE):
+            httpx.delete(f"http://127.0.0.1:{self.port}/faults", timeout=LIMIT_S).raise_for_status()
 
     def busy(self) -> int:
         """Requests under way there; none while it does not listen."""
         try:
-            slots = httpx.get(f"http://127.0.0.1:{self.port}/slots").json()
-        except httpx.TransportError:
+            slots = httpx.get(f"http://127.0.0.1:{self.port}/slots", timeout=LIMIT_S).json()
+        except GONE:
             return 0
         return sum(slot["is_processing"] for slot in slots)
 
@@ -72,18 +75,18 @@ class EngineProcess:
 class Served:
     """A running `tightrope serve`. What it says is in `said`."""
 
-    def __init__(self, folder: Path, mark: str, prepare: Callable[[], None] | None = None) -> None:
+    def __init__(self, folder: Path, mark: str, file_blocks: int | None = None) -> None:
         self.folder = folder
         self.mark = mark
         self.said: list[str] = []
+        command = [sys.executable, "-m", "tightrope.app.cli", "serve"]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tightrope.app.cli", "serve", "--config", str(folder / "tightrope.yaml")],
+            [*_limited(file_blocks), *command, "--config", str(folder / "tightrope.yaml")],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             env=environment(mark),
-            preexec_fn=prepare,  # noqa: PLW1509 (it sets a limit of the child and takes no lock)
             start_new_session=True,
         )
         self._reader = threading.Thread(target=self._listen, daemon=True)
@@ -116,17 +119,28 @@ class Served:
         return self
 
     def ready_replicas(self) -> int:
-        """Replicas told ready and not lost since, by the journal."""
+        """Replicas told ready and not lost since, by the last session of the journal."""
         ready: set[str] = set()
         for line in self.journal_lines():
+            if '"head"' in line:
+                ready.clear()
             for kind, change in (("ReplicaReady", ready.add), ("ReplicaLost", ready.discard)):
                 if f'"{kind}"' in line and '"event"' in line:
                     change(json.loads(line)["event"]["replica"])
         return len(ready)
 
+    def runs_begun(self) -> int:
+        """Requests that became runs, by the journal."""
+        return sum('"RunSubmitted"' in line for line in self.journal_lines())
+
+    def runs_ended(self) -> int:
+        return sum('"FinishRun"' in line for line in self.journal_lines())
+
     def journal_lines(self) -> list[str]:
+        """The lines that are there whole; the last one may be on its way to the disk."""
         file = self.folder / "tightrope.journal"
-        return file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
+        return lines if not lines or lines[-1].endswith("\n") else lines[:-1]
 
     def engines(self) -> list[EngineProcess]:
         """The engines that are recorded and alive, by the name of their replica."""
@@ -168,18 +182,27 @@ class Served:
         return code
 
     def end(self) -> None:
-        """End it orderly, and by force what is left."""
-        if self.process.poll() is None:
-            self.signal(signal.SIGTERM)
-            self.signal(signal.SIGTERM)
+        """End it orderly and in a hurry, and by force what is left."""
         try:
-            self.wait()
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            raise
+            until(self._has_ended)
         finally:
+            self.process.kill()
+            self.wait()
             if self.process.stdout is not None:
                 self.process.stdout.close()
+
+    def _has_ended(self) -> bool:
+        # Two signals that are sent at once may arrive as one, so they are sent until it is over.
+        self.signal(signal.SIGTERM)
+        return self.process.poll() is not None
+
+
+def _limited(file_blocks: int | None) -> list[str]:
+    """What stands before a command so that none of its files grows beyond so many blocks of 512 or 1024 bytes."""
+    if file_blocks is None:
+        return []
+    # Without byte code: Python would keep what it could write of it, and later processes would stumble over it.
+    return ["sh", "-c", f'ulimit -f {file_blocks}; export PYTHONDONTWRITEBYTECODE=1; exec "$@"', "sh"]
 
 
 def content_of(events: Sequence[str]) -> str:

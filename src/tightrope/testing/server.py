@@ -26,12 +26,23 @@ class Fault(msgspec.Struct, frozen=True):
     `die`: the server is gone, by SIGKILL when it runs as a process. `drop`: the connection is cut. `stall`:
     silence until the client leaves. `status`: this HTTP status instead of an answer. `malformed`: an event
     that is no JSON. `nulls`: `choices` is null in one more event. `error`: an error object in the stream.
-    `unfinished`: the stream ends without its closing marks. `plain`: text that is no event stream. `slow`:
-    `delay_ms` before each piece. It holds for the next `times` requests, None for all.
+    `unfinished`: the stream ends without its closing marks. `plain`: text that is no event stream. `pause`:
+    silence until the faults are cleared, then the rest of the answer. `slow`: `delay_ms` before each piece.
+    It holds for the next `times` requests, None for all.
     """
 
     kind: Literal[
-        "die", "drop", "stall", "status", "malformed", "nulls", "error", "unfinished", "plain", "slow"
+        "die",
+        "drop",
+        "stall",
+        "status",
+        "malformed",
+        "nulls",
+        "error",
+        "unfinished",
+        "plain",
+        "pause",
+        "slow",
     ]
     after_pieces: int = 0
     status: int = 500
@@ -110,6 +121,7 @@ class ScriptedServer:
         self._load_s = load_s
         self._on_die = on_die or self.go_away
         self._free = asyncio.Semaphore(slots)
+        self._cleared = asyncio.Event()
         self._is_loaded = load_s <= 0
         self._runner: web.AppRunner | None = None
 
@@ -208,6 +220,8 @@ class ScriptedServer:
 
     async def _clear_fault(self, _: web.Request) -> web.Response:
         self.fault = None
+        self._cleared.set()
+        self._cleared = asyncio.Event()
         return web.json_response({"fault": None})
 
     def _next_fault(self, asked: _Asked) -> Fault | None:
@@ -298,6 +312,9 @@ class ScriptedServer:
                 await self._write(response, {"error": told})
             case "nulls":
                 await response.write(b'data: {"choices": null}\n\n')
+                return True
+            case "pause":
+                await self._cleared.wait()
                 return True
             case _:
                 pass
