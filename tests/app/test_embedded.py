@@ -165,9 +165,9 @@ def test_2_only_one_installation_at_a_time(cache: Path, packages: Packages) -> N
     with (cache / "lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         worker.start()
-        assert waiting.wait(30)
+        assert waiting.wait(60)
         assert packages.downloads == []
-    worker.join(30)
+    worker.join(60)
     assert weights_file(cache, "Q4_0").is_file()
 
 
@@ -320,7 +320,7 @@ def _serve(server: Path, weights: Path, request: pytest.FixtureRequest) -> str:
 
     def end() -> None:
         process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        process.wait(60)
 
     request.addfinalizer(end)
     proof.await_answer(process, f"http://127.0.0.1:{port}/completion", 120)

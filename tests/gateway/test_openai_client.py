@@ -15,6 +15,7 @@ from openai import AsyncOpenAI
 
 from tests.gateway.world import (
     HELLO,
+    LIMIT_S,
     Script,
     World,
     chat,
@@ -185,7 +186,7 @@ async def test_a_client_that_gives_up_cancels_its_run(client: Any, world: World,
     asking = asyncio.ensure_future(
         client.chat.completions.create(model="small", messages=ASK, stream=is_streamed)
     )
-    await asyncio.wait_for(world.runs.submitted.wait(), 10)
+    await asyncio.wait_for(world.runs.submitted.wait(), LIMIT_S)
     asking.cancel()
     await until(lambda: bool(world.runs.cancelled))
     assert world.runs.handles[0].finish is not None
@@ -218,7 +219,7 @@ async def test_a_socket_that_nobody_reads_loses_its_run(address: str, world: Wor
     body = json.dumps(chat(stream=True))
     head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer tenant:shop\r\n"
     writer.write(f"{head}content-length: {len(body)}\r\n\r\n{body}".encode())
-    await asyncio.wait_for(world.runs.submitted.wait(), 10)
+    await asyncio.wait_for(world.runs.submitted.wait(), LIMIT_S)
     for _ in range(30):
         world.runs.handles[0].push(piece({"content": "x" * 1_000_000}))
     await until(lambda: bool(world.runs.cancelled))

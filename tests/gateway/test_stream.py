@@ -16,6 +16,7 @@ import pytest
 
 from tests.gateway.world import (
     HELLO,
+    LIMIT_S,
     USAGE_PIECE,
     Caller,
     FakeRuns,
@@ -42,7 +43,7 @@ def silent_world(settings: Settings | None = None) -> World:
 async def calling(world: World, **fields: object) -> tuple[Caller, RunHandle]:
     """A streamed request whose run has begun and said nothing yet."""
     caller = Caller(world.app, chat(**{"stream": True, **fields}))
-    await asyncio.wait_for(world.runs.submitted.wait(), 10)
+    await asyncio.wait_for(world.runs.submitted.wait(), LIMIT_S)
     return caller, world.runs.handles[0]
 
 
@@ -160,7 +161,7 @@ async def test_4_a_thousand_clients_that_leave_leave_nothing() -> None:
         if number % 3:
             handle.push(HELLO[1])
         caller.leave()
-    await asyncio.wait_for(asyncio.gather(*(caller.task for caller in callers)), 30)
+    await asyncio.wait_for(asyncio.gather(*(caller.task for caller in callers)), LIMIT_S)
     assert all(handle.finish is not None for handle in world.runs.handles)
     assert len(world.runs.cancelled) == 1000
     assert len(asyncio.all_tasks()) <= before - 1000

@@ -21,6 +21,8 @@ from tightrope.model.slo import Slo
 from tightrope.runtime.client import Chunk, RunHandle, RunRequest
 
 SHOP, OTHER = TenantId("shop"), TenantId("research")
+LIMIT_S = 60.0
+"""How long a test waits for what must happen; far more than it takes."""
 USAGE = Usage(prompt_tokens=20, output_tokens=5, cached_tokens=4)
 
 
@@ -81,7 +83,7 @@ def is_silent(handle: RunHandle, request: RunRequest) -> None:
 
 async def until(is_so: Callable[[], bool]) -> None:
     """Let the loop go round until something is so."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(LIMIT_S):
         while not is_so():  # noqa: ASYNC110 - what is waited for has no event of its own
             await asyncio.sleep(0)
 
@@ -216,7 +218,7 @@ class Caller:
         return bytes(message["body"])
 
     async def next(self) -> dict[str, Any]:
-        return await asyncio.wait_for(self.sent.get(), 10)
+        return await asyncio.wait_for(self.sent.get(), LIMIT_S)
 
     def leave(self) -> None:
         self._inbox.put_nowait({"type": "http.disconnect"})
@@ -225,7 +227,7 @@ class Caller:
         self._inbox.put_nowait({"type": "http.request", "body": body, "more_body": more_body})
 
     async def end(self) -> None:
-        await asyncio.wait_for(self.task, 10)
+        await asyncio.wait_for(self.task, LIMIT_S)
 
     async def _send(self, message: Any) -> None:
         await self.reading.wait()
