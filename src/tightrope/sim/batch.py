@@ -77,6 +77,7 @@ class Batch:
         self._arrived: dict[CallId, Sequence] = {}
         self._ended: list[Sequence] = []
         self._has_news = False
+        self._is_composed_ahead = False
 
     @property
     def held_tokens(self) -> int:
@@ -103,7 +104,7 @@ class Batch:
     def join(self, sequence: Sequence) -> None:
         """One more, at the very moment at which the composed step begins: into it if it fits, else the next."""
         self.waiting[sequence.call] = sequence
-        if self._is_ahead:
+        if self._is_composed_ahead:
             self._has_news = True
         else:
             self._admit()
@@ -128,7 +129,8 @@ class Batch:
         self.prompt_tokens, self.pairs = 0, 0.0
         self._fill()
         self._learn()
-        if not self.running and self._has_news:  # nothing was composed ahead, so nothing is waited for
+        self._is_composed_ahead = self._is_ahead and bool(self.running)
+        if not self.running and self._has_news:
             self._fill()
             self._has_news = False
         return bool(self.running)
