@@ -11,7 +11,8 @@ from tightrope.app.cli.init import init
 from tightrope.app.cli.keys import keys
 from tightrope.app.cli.profile import profile
 from tightrope.app.cli.serve import serve
+from tightrope.app.cli.simulate import simulate
 
-main = program([demo, init, check, serve, profile, explain, keys, bench])
+main = program([demo, init, check, serve, profile, explain, keys, simulate, bench])
 
 __all__ = ["main"]

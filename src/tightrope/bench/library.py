@@ -1,0 +1,96 @@
+"""Scenarios by name: where their files lie, and what they may name.
+
+Owns the folder `scenarios/`. What a file says is `scenario_form.py`.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import tightrope
+from tightrope.bench.hardware import HardwareTable
+from tightrope.bench.scenario import Scenario
+from tightrope.bench.scenario_form import Known, read_scenario
+from tightrope.bench.traces import ARRIVALS, Traces
+from tightrope.bench.workflows import FLOWS, RECORDINGS
+from tightrope.flow.places import nearest
+from tightrope.model.errors import InvalidConfig, InvalidInput, NotFound, Problem
+from tightrope.policy import ROUTERS, VARIANTS, router
+
+DATA = "data"
+"""The folder beside the scenarios with what was measured and recorded."""
+
+
+def scenarios_folder() -> Path:
+    """Where the scenarios lie: beside the sources, or inside the installed package. Raises NotFound."""
+    package = Path(tightrope.__file__).parent
+    for folder in (package.parent.parent / "scenarios", package / "scenarios"):
+        if (folder / DATA).is_dir():
+            return folder
+    raise NotFound("the scenarios are not installed; run this from a checkout of the project")
+
+
+def scenario_names() -> list[str]:
+    """The names of all scenarios, sorted."""
+    return sorted(file.stem for file in scenarios_folder().glob("*.yaml"))
+
+
+def load_scenario(name: str) -> Scenario:
+    """The scenario of this name, or of the file at this path if it ends in .yaml.
+
+    Raises NotFound, which lists the names, and InvalidConfig, which says what is wrong with a file.
+    """
+    file = Path(name) if name.endswith((".yaml", ".yml")) else scenarios_folder() / f"{name}.yaml"
+    try:
+        text = file.read_text("utf-8")
+    except FileNotFoundError:
+        raise NotFound(_no_scenario(name)) from None
+    except UnicodeDecodeError as error:
+        message = f"the file is not UTF-8: {error.reason} at byte {error.start}"
+        raise InvalidConfig(str(file), [Problem("not_yaml", (), message, "save it as UTF-8")]) from None
+    return read_scenario(text, str(file), known())
+
+
+@cache
+def known() -> Known:
+    """The names that scenarios may use."""
+    table = hardware()
+    return Known(
+        models=table.models,
+        accelerators=table.accelerators,
+        workflows=tuple(FLOWS),
+        recordings=tuple(RECORDINGS),
+        traces=tuple(ARRIVALS),
+        policies=(*ROUTERS, *VARIANTS),
+    )
+
+
+@cache
+def hardware() -> HardwareTable:
+    """The measured cards and models beside the scenarios, each file read once."""
+    return HardwareTable(scenarios_folder() / DATA)
+
+
+@cache
+def traces() -> Traces:
+    """The recorded lengths and arrivals beside the scenarios, each file read once."""
+    return Traces(scenarios_folder() / DATA)
+
+
+def check_policy(name: str) -> str:
+    """The name. Raises InvalidInput, with the nearest one and a list of all, when it is no policy."""
+    try:
+        return router(name).name
+    except InvalidInput as error:
+        near = nearest(name, (*ROUTERS, *VARIANTS))
+        raise InvalidInput(f"{error}{f' (did you mean {near!r}?)' if near else ''}") from None
+
+
+def _no_scenario(name: str) -> str:
+    names = scenario_names()
+    near = nearest(name, names)
+    hint = f"; did you mean {near!r}?" if near else ""
+    return (
+        f"there is no scenario {name!r}{hint} Name one of: {', '.join(names)}, or a file that ends in .yaml"
+    )

@@ -1,0 +1,178 @@
+"""Cells run in parallel processes, each kept as soon as it has ended; capacities found by bisection.
+
+Owns the course: which cells are missing, who runs them, what happens on Ctrl-C. What a cell is, is `cell.py`;
+where its result stays is `store.py`; what all of them say is `report.py`.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from tightrope.bench.cell import Cell, limit_per_s, play
+from tightrope.bench.intervals import mean
+from tightrope.bench.metrics import Figures
+from tightrope.bench.scenario import Rate, Scenario
+from tightrope.bench.search import LEVELS, next_shares
+from tightrope.bench.store import Result, Store, digest
+from tightrope.model.errors import TightropeError
+
+Tell = Callable[[int, int, str], None]
+"""How far it is: cells done, cells in all, the one that ended last."""
+
+
+class CellFailed(TightropeError):
+    """A cell could not be simulated; the message names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to run of a scenario: its own policies, rates and seeds, or others; in how many processes."""
+
+    scenario: Scenario
+    policies: tuple[str, ...]
+    rates: tuple[Rate, ...]
+    seeds: tuple[int, ...]
+    workers: int
+
+    @property
+    def limit_per_s(self) -> float:
+        """The stability limit: what a rate given as a share is a share of."""
+        return limit_per_s(self.scenario)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """All seeds of one policy at one rate, in the order of the seeds."""
+
+    policy: str
+    share: float
+    per_s: float
+    figures: tuple[Figures, ...]
+
+    @property
+    def goodputs(self) -> list[float]:
+        """One goodput a seed."""
+        return [figures.goodput for figures in self.figures]
+
+
+def plan_of(scenario: Scenario, workers: int | None = None) -> Plan:
+    """The plan that a scenario states itself."""
+    count = workers or os.cpu_count() or 1
+    return Plan(scenario, scenario.policies, scenario.rates, scenario.seeds, count)
+
+
+def run(plan: Plan, store: Store, tell: Tell) -> list[Measured]:
+    """Every policy at every rate under every seed; what the store has already is not run again."""
+    limit = plan.limit_per_s
+    rates = [per_s_of(rate, limit) for rate in plan.rates]
+    wanted = [(policy, per_s) for per_s in rates for policy in plan.policies]
+    return _measured(plan, limit, wanted, store, tell)
+
+
+def capacity(plan: Plan, store: Store, tell: Tell, levels: Sequence[float] = LEVELS) -> list[Measured]:
+    """The same at the rates that bisection asks for, until the capacity at every level lies between two of them."""
+    limit = plan.limit_per_s
+    points: dict[tuple[str, float], Measured] = {}
+    while True:
+        wanted = [
+            (policy, share)
+            for policy in plan.policies
+            for share in next_shares(_curve(policy, points), levels)
+            if (policy, share) not in points
+        ]
+        if not wanted:
+            return sorted(points.values(), key=lambda point: (plan.policies.index(point.policy), point.share))
+        found = _measured(plan, limit, [(policy, share * limit) for policy, share in wanted], store, tell)
+        points |= dict(zip(wanted, found, strict=True))
+
+
+def per_s_of(rate: Rate, limit_per_s: float) -> float:
+    """The rate in runs per second."""
+    return rate.per_s if rate.per_s is not None else (rate.share or 0.0) * limit_per_s
+
+
+def _curve(policy: str, points: dict[tuple[str, float], Measured]) -> dict[float, float]:
+    return {share: mean(point.goodputs) for (name, share), point in points.items() if name == policy}
+
+
+def _measured(
+    plan: Plan, limit_per_s: float, wanted: Sequence[tuple[str, float]], store: Store, tell: Tell
+) -> list[Measured]:
+    cells = [
+        [Cell(plan.scenario, policy, round(per_s, 6), seed) for seed in plan.seeds]
+        for policy, per_s in wanted
+    ]
+    results = run_cells([cell for row in cells for cell in row], store, plan.workers, tell)
+    return [
+        Measured(policy, per_s / limit_per_s, per_s, tuple(results[digest(cell)].figures for cell in row))
+        for (policy, per_s), row in zip(wanted, cells, strict=True)
+    ]
+
+
+# --- cells -----------------------------------------------------------------------------------------------
+
+
+def run_cells(cells: Sequence[Cell], store: Store, workers: int, tell: Tell) -> dict[str, Result]:
+    """The result of every cell under its digest. Interrupted, it keeps what has ended and stops at once."""
+    names = {digest(cell): cell for cell in cells}
+    found = {name: result for name in names if (result := store.get(name)) is not None}
+    missing = {name: cell for name, cell in names.items() if name not in found}
+    tell(len(found), len(names), "")
+    for result in _results(missing, min(workers, len(missing))):
+        store.keep(result)
+        found[result.digest] = result
+        label = f"{result.policy} {result.rate_per_s:.2f} req/s seed {result.seed}"
+        tell(len(found), len(names), label)
+    return found
+
+
+def _results(missing: dict[str, Cell], workers: int) -> Iterator[Result]:
+    if workers <= 1:
+        yield from (_result(name, cell) for name, cell in missing.items())
+        return
+    with _processes(workers) as pool:
+        futures = {pool.submit(_result, name, cell): cell for name, cell in missing.items()}
+        for future in as_completed(futures):
+            yield _ended(future, futures[future])
+
+
+def _result(name: str, cell: Cell) -> Result:
+    played = play(cell)
+    return Result(name, cell.policy, cell.rate_per_s, cell.seed, played.figures, round(played.took_s, 3))
+
+
+def _ended(future: Future[Result], cell: Cell) -> Result:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        raise CellFailed(
+            f"a process of the benchmark died (out of memory?); the cells that had ended are kept; "
+            f"one of those under way was {cell.policy} at {cell.rate_per_s:g} req/s, seed {cell.seed}"
+        ) from None
+
+
+@contextmanager
+def _processes(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Fresh processes (a fork would copy the threads of a progress bar); none is left behind on an exception."""
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _leave_interrupts_to_the_parent)
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in set(multiprocessing.active_children()) - others:
+            child.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

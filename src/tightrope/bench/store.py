@@ -1,0 +1,109 @@
+"""Results of cells on disk: one JSON line each, appended as soon as a cell has ended.
+
+Owns the file and what makes two cells the same: everything that determines a result, the code that decides and
+simulates included. A line torn by a crash is left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import tightrope
+from tightrope.bench.cell import Cell
+from tightrope.bench.metrics import Figures
+from tightrope.model.codec import decode, encode
+from tightrope.model.errors import InvalidInput
+
+CELLS_FILE = "cells.jsonl"
+DETERMINES = (
+    "model", "policy", "kernel", "sim", "flow", "bench/cell.py", "bench/hardware.py", "bench/metrics.py",
+    "bench/scenario.py", "bench/workflows.py", "bench/data",
+)  # fmt: skip
+"""Packages, files and data of which a change can change what a cell gives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a cell gave, and how many seconds of processor time it took."""
+
+    digest: str
+    policy: str
+    rate_per_s: float
+    seed: int
+    figures: Figures
+    took_s: float
+
+
+class Store:
+    """The results in one folder. Several benchmarks may share it: a cell is found by its digest alone."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / CELLS_FILE
+        self._results = _read(self.file)
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def get(self, digest: str) -> Result | None:
+        """The result of a cell, if it was kept."""
+        return self._results.get(digest)
+
+    def keep(self, result: Result) -> None:
+        """Note a result for this process and those that come later."""
+        self._results[result.digest] = result
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps(encode(result), separators=(",", ":"), allow_nan=False)
+        with self.file.open("a", encoding="utf-8") as file:
+            file.write(f"\n{line}\n")  # begins a line of its own even behind one that was torn
+
+
+def _read(file: Path) -> dict[str, Result]:
+    try:
+        lines = file.read_text("utf-8").splitlines()
+    except FileNotFoundError:
+        return {}
+    found = (_parsed(line) for line in lines if line.strip())
+    return {result.digest: result for result in found if result is not None}
+
+
+def _parsed(line: str) -> Result | None:
+    """A result; None for a torn line, and for one that another version wrote in another form."""
+    try:
+        return decode(Result, json.loads(line))
+    except (ValueError, InvalidInput):
+        return None
+
+
+def digest(cell: Cell) -> str:
+    """Sixteen hex digits over everything that determines what the cell gives."""
+    scenario = replace(cell.scenario, name="", about="", policies=(), rates=(), seeds=())
+    whole = (encode(replace(cell, scenario=scenario)), code_digest())
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@cache
+def code_digest() -> str:
+    """Twelve hex digits over the sources and data that decide and simulate, the same on every machine."""
+    package = Path(tightrope.__file__).parent
+    files = (file for part in DETERMINES for file in _files(package / part))
+    return hashed(sorted((file.relative_to(package).as_posix(), file) for file in files))
+
+
+def hashed(files: Iterable[tuple[str, Path]]) -> str:
+    """Twelve hex digits over names and contents."""
+    whole = hashlib.sha256()
+    for name, file in files:
+        whole.update(f"{name}\0".encode())
+        whole.update(hashlib.sha256(file.read_bytes()).digest())
+    return whole.hexdigest()[:12]
+
+
+def _files(place: Path) -> Iterable[Path]:
+    if place.is_file():
+        return [place]
+    return (file for file in place.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
