@@ -9,13 +9,13 @@ from random import Random
 import pytest
 
 from tests.policy.builders import MODEL, NOW_S, a_held, a_job, a_pool, a_view
-from tightrope.model.fleet import Job, PoolView, Routed
+from tightrope.model.fleet import Estimate, Job, PoolView, Routed
 from tightrope.model.ids import AcceleratorName, ReplicaId
 from tightrope.model.profile import Coefficients, Profile
 from tightrope.policy import router
 from tightrope.policy.hexgen_flow import hexgen_flow, work_ms
 from tightrope.policy.just_enough import limit_ms
-from tightrope.policy.slo_headroom import early_odds, late_odds
+from tightrope.policy.slo_headroom import Rated, early_odds, late_odds
 
 
 def card(name: str, step_ms: float) -> Profile:
@@ -39,6 +39,12 @@ def shares(name: str, job: Job, pool: PoolView) -> Counter[str]:
     """How often each replica is drawn in a thousand decisions."""
     rng, choose = Random(9), router(name).choose
     return Counter(found.replica for _ in range(1000) if (found := choose(job, pool, NOW_S, rng)))
+
+
+def rated(*headrooms_ms: float) -> list[Rated]:
+    """Replicas with these headrooms, nobody minding the gaps."""
+    nothing = Estimate(0, 0, 0, ttft=0, decode=0)
+    return [Rated(a_view(str(place)), nothing, ms) for place, ms in enumerate(headrooms_ms)]
 
 
 # --- just-enough -----------------------------------------------------------------------------------------
@@ -75,6 +81,13 @@ def test_just_enough_says_what_the_others_lacked() -> None:
     ]
 
 
+def test_a_part_of_the_time_may_be_kept_in_reserve() -> None:
+    """Of 1.2 s the middle card is expected to need 1: within 90 %, not within 80 %."""
+    job = a_job(budget_s=1.2)
+    chosen = {part: taken(f"just-enough/{part}", job, THREE).replica for part in (1.0, 0.9, 0.8)}
+    assert chosen == {1.0: "middle", 0.9: "middle", 0.8: "fast"}
+
+
 def test_time_spent_in_the_line_is_gone() -> None:
     assert limit_ms(a_job(ready_s=NOW_S - 1, budget_s=3.0), NOW_S) == 2000
     assert limit_ms(a_job(budget_s=3.0, due_s=NOW_S + 2), NOW_S) == 2000
@@ -86,8 +99,8 @@ def test_time_spent_in_the_line_is_gone() -> None:
 def test_least_prefers_the_tightest_and_most_the_roomiest() -> None:
     """1.5, 1 and 0 s to spare: the middle one lies a third of the way from the roomiest to the tightest."""
     job = a_job(budget_s=2.0, due_s=NOW_S + 2.0)
-    assert early_odds([1500, 1000, 0], "least") == pytest.approx([0.02, 0.35, 1.01])
-    assert early_odds([1500, 1000, 0], "most") == pytest.approx([1.01, 0.68, 0.02])
+    assert early_odds(rated(1500, 1000, 0), "least") == pytest.approx([0.02, 0.35, 1.01])
+    assert early_odds(rated(1500, 1000, 0), "most") == pytest.approx([1.01, 0.68, 0.02])
     least, most = shares("slo-headroom-least", job, THREE), shares("slo-headroom-most", job, THREE)
     assert [least[name] / 1000 for name in ("fast", "middle", "slow")] == pytest.approx(
         [0.02 / 1.38, 0.35 / 1.38, 1.01 / 1.38], abs=0.04
@@ -108,13 +121,44 @@ def test_with_nobody_on_time_the_idle_go_first() -> None:
 
 def test_without_a_promise_the_fastest_has_the_best_odds() -> None:
     found = shares("slo-headroom-least", a_job(budget_s=float("inf"), due_s=float("inf")), THREE)
-    assert late_odds([-500, -1000, -2000]) == pytest.approx([0.82, 0.02 + 0.8 * 2 / 3, 0.02])
+    assert late_odds(rated(-500, -1000, -2000)) == pytest.approx([0.82, 0.02 + 0.8 * 2 / 3, 0.02])
     assert found["fast"] > found["middle"] > found["slow"]
 
 
 def test_equal_replicas_have_equal_odds() -> None:
-    assert early_odds([300, 300], "least") == early_odds([300, 300], "most")
-    assert late_odds([-300, -300]) == pytest.approx([0.82, 0.82])
+    assert early_odds(rated(300, 300), "least") == early_odds(rated(300, 300), "most")
+    assert late_odds(rated(-300, -300)) == pytest.approx([0.82, 0.82])
+
+
+def test_time_counts_four_times_as_much_as_gaps() -> None:
+    """The first has all the time to spare, the second all of the gap; a dimension that is equal says nothing."""
+    first, second = rated(1000, 0)
+    unlike = [first._replace(gap_ms=5.0), second._replace(gap_ms=25.0)]
+    assert early_odds(unlike, "most") == pytest.approx([0.02 + 0.99 * 0.8, 0.02 + 0.99 * 0.2])
+    alike = [first._replace(headroom_ms=0.0, gap_ms=5.0), second._replace(gap_ms=25.0)]
+    assert early_odds(alike, "most") == pytest.approx([0.02, 1.01])
+
+
+def test_readers_who_would_see_tokens_too_slowly_count_as_late() -> None:
+    """The slow card takes 20 ms a token. Here the new reader minds, there one who reads already."""
+    job = a_job(budget_s=3.0)
+    hurried = replace(job, tpot_s=0.015)
+    assert shares("slo-headroom-least", job, THREE)["slow"] > 500
+    assert shares("slo-headroom-least", hurried, THREE)["slow"] < 30
+    assert taken("just-enough", hurried, THREE).replica == "middle"
+    reader = a_held("reader", first_token_s=NOW_S, tpot_s=0.015, prompt_tokens=1)
+    read = a_pool(*THREE.replicas[:2], a_view("slow", SLOW, (reader,)))
+    assert taken("just-enough", job, read).replica == "middle"
+    assert taken("just-enough", job, read).offers[2].verdict == "tokens would come 5 ms too slowly"
+
+
+def test_with_nobody_on_time_slow_tokens_are_the_lesser_evil() -> None:
+    """All are busy. The middle card would be late as well, the slow one only slow for its reader."""
+    held = (a_held("a", prompt_tokens=1, output_tokens=2.0, first_token_s=NOW_S, tpot_s=0.004),)
+    late = (a_held("b", prompt_tokens=1, output_tokens=2.0, first_token_s=NOW_S),)
+    pool = a_pool(a_view("late", SLOW, late), a_view("slow", FAST, held))
+    job = a_job(budget_s=1.0, due_s=NOW_S + 1.0)
+    assert shares("slo-headroom-least", job, pool) == {"slow": 1000}
 
 
 def test_the_others_are_named_with_their_odds() -> None:

@@ -5,8 +5,9 @@ J2. With nobody within the limit, or no limit, just-enough takes the smallest es
 J3. The limit is never beyond the latest finish nor beyond the end of the budget.
 S1. slo-headroom without exploring draws one on time while there is one; with nobody on time, an idle one while
     there is one.
-S2. Least and most turn the order of odds on time round; when late both favour the least late.
-S3. Odds depend on differences alone, and lie between the lowest and the lowest plus the spread of the tier.
+S2. Least and most turn the order of odds on time round; with more to spare in both the odds of most never fall,
+    nor do those of the late.
+S3. Odds on time depend on differences alone; all lie between the lowest and that plus the spread of the tier.
 S4. Exploring happens as often as it is set to.
 S5. A gate lets through only who has enough of the prompt, or everybody; everybody if nobody has enough.
 H1. hexgen-flow with all weight on suitability takes a card on which the call is fastest.
@@ -20,9 +21,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import product
 from random import Random
 
 import pytest
@@ -33,10 +33,11 @@ from tests.policy.builders import H100, L40S, NOW_S, a_held, a_job, a_pool, a_vi
 from tightrope import policy
 from tightrope.model.errors import InvalidInput
 from tightrope.model.fleet import Estimate, HeldCall, Job, PoolView, ReplicaView, Routed
+from tightrope.model.ids import ReplicaId
 from tightrope.policy import ROUTERS, VARIANTS, router
 from tightrope.policy.estimate import estimate, fits_at_all, has_slot
 from tightrope.policy.hexgen_flow import ALPHA, hexgen_flow, work_ms
-from tightrope.policy.just_enough import choose_just_enough, limit_ms
+from tightrope.policy.just_enough import just_enough, limit_ms
 from tightrope.policy.slo_headroom import (
     EARLY_SPREAD,
     LATE_SPREAD,
@@ -50,7 +51,18 @@ from tightrope.policy.slo_headroom import (
 )
 
 strategies = st.sampled_from(["least", "most"])
-headrooms = st.lists(numbers(-5000, 5000), min_size=1, max_size=6)
+promises = st.builds(
+    lambda job, tpot_s: replace(job, tpot_s=tpot_s), jobs(), st.sampled_from([math.inf, 0.02, 0.2])
+)
+"""Calls, some of them with a reader who wants tokens at a rate."""
+
+
+def a_rating(headroom_ms: float, gap_ms: float = 0.0, cached: float = 0.0, ttft_ms: float = 0.0) -> Rated:
+    """A replica as the headroom rules see it."""
+    return Rated(a_view(), Estimate(0, 0, 0, ttft=ttft_ms, decode=0), headroom_ms, gap_ms, cached)
+
+
+ratings = st.lists(st.builds(a_rating, numbers(-5000, 5000), numbers(-50, 50)), min_size=1, max_size=6)
 
 
 def estimates(job: Job, pool: PoolView) -> dict[str, float]:
@@ -58,16 +70,43 @@ def estimates(job: Job, pool: PoolView) -> dict[str, float]:
     return {view.id: estimate(job, view, NOW_S).crit for view in pool.replicas if has_slot(job, view)}
 
 
-@given(jobs(), pools())
-def test_j1_j2_just_enough_is_the_largest_within_or_else_the_smallest(job: Job, pool: PoolView) -> None:
-    found, crit_ms = choose_just_enough(job, pool, NOW_S, Random(1)), estimates(job, pool)
+def kept(job: Job, pool: PoolView) -> list[ReplicaId]:
+    """The replicas with a free slot on which every promise is expected to be kept, written out."""
+    found = []
+    for view in pool.replicas:
+        cost = estimate(job, view, NOW_S)
+        gaps = max(1.0, job.output_tokens - 1)
+        is_smooth = cost.decode / gaps <= 1000 * min(
+            job.tpot_s, *(call.tpot_s for call in view.held), math.inf
+        )
+        limit = limit_ms(job, NOW_S)
+        if has_slot(job, view) and cost.crit <= limit < math.inf and is_smooth:
+            found.append(view.id)
+    return found
+
+
+@given(promises, pools(), st.sampled_from([math.inf, 0.05]))
+def test_j1_j2_just_enough_is_the_largest_within_or_else_the_smallest(
+    job: Job, pool: PoolView, tpot_s: float
+) -> None:
+    pool = _read_by(pool, tpot_s)
+    found, crit_ms = just_enough()(job, pool, NOW_S, Random(1)), estimates(job, pool)
     if found is None:
         assert not crit_ms
         return
-    limit = limit_ms(job, NOW_S)
-    within = [ms for ms in crit_ms.values() if ms <= limit]
-    best = max(within) if within and math.isfinite(limit) else min(crit_ms.values())
-    assert crit_ms[found.replica] == best
+    within = [crit_ms[id_] for id_ in kept(job, pool)]
+    assert crit_ms[found.replica] == (max(within) if within else min(crit_ms.values()))
+
+
+def _read_by(pool: PoolView, tpot_s: float) -> PoolView:
+    """The pool when all who read there were promised that rate."""
+    return replace(
+        pool,
+        replicas=tuple(
+            replace(view, held=tuple(replace(call, tpot_s=tpot_s) for call in view.held))
+            for view in pool.replicas
+        ),
+    )
 
 
 @given(jobs())
@@ -75,13 +114,12 @@ def test_j3_the_limit_is_the_tighter_of_two(job: Job) -> None:
     assert limit_ms(job, NOW_S) == pytest.approx(1000 * min(job.budget_s, job.due_s - NOW_S))
 
 
-@given(strategies, jobs(), pools(), st.integers(0, 99))
+@given(strategies, promises, pools(), st.integers(0, 99))
 def test_s1_on_time_before_idle_before_late(strategy: Strategy, job: Job, pool: PoolView, seed: int) -> None:
     found = slo_headroom(strategy, explore_late=0)(job, pool, NOW_S, Random(seed))
     if found is None:
         return
-    limit = limit_ms(job, NOW_S)
-    on_time = [id_ for id_, ms in estimates(job, pool).items() if ms <= limit < math.inf]
+    on_time = kept(job, pool)
     idle = [view.id for view in pool.replicas if has_slot(job, view) and not view.held]
     if on_time:
         assert found.replica in on_time
@@ -89,31 +127,25 @@ def test_s1_on_time_before_idle_before_late(strategy: Strategy, job: Job, pool: 
         assert found.replica in idle
 
 
-@given(headrooms)
-def test_s2_least_and_most_are_mirrored(headrooms_ms: list[float]) -> None:
-    least, most = early_odds(headrooms_ms, "least"), early_odds(headrooms_ms, "most")
+@given(ratings)
+def test_s2_least_and_most_are_mirrored(rated: list[Rated]) -> None:
+    least, most = early_odds(rated, "least"), early_odds(rated, "most")
     assert [one + other for one, other in zip(least, most, strict=True)] == pytest.approx(
-        [2 * LOWEST_ODDS + EARLY_SPREAD] * len(headrooms_ms)
+        [2 * LOWEST_ODDS + EARLY_SPREAD] * len(rated)
     )
-    for odds in (most, late_odds(headrooms_ms)):
-        assert _is_rising(headrooms_ms, odds)
+    for odds in (most, late_odds(rated)):
+        for one, other in product(zip(rated, odds, strict=True), repeat=2):
+            if one[0].headroom_ms <= other[0].headroom_ms and one[0].gap_ms <= other[0].gap_ms:
+                assert one[1] <= other[1] + 1e-9
 
 
-def _is_rising(headrooms_ms: Sequence[float], odds: Sequence[float]) -> bool:
-    ordered = sorted(zip(headrooms_ms, odds, strict=True))
-    return all(one[1] <= other[1] for one, other in pairwise(ordered))
-
-
-@given(strategies, headrooms, st.integers(-5000, 5000))
-def test_s3_odds_are_relative_and_bounded(strategy: Strategy, headrooms_ms: list[float], by_ms: int) -> None:
-    moved = [ms + by_ms for ms in headrooms_ms]
-    assume(len(set(moved)) == len(set(headrooms_ms)))
-    for odds, again, spread in (
-        (early_odds(headrooms_ms, strategy), early_odds(moved, strategy), EARLY_SPREAD),
-        (late_odds(headrooms_ms), late_odds(moved), LATE_SPREAD),
-    ):
-        assert odds == pytest.approx(again, abs=1e-4)
-        assert all(LOWEST_ODDS <= one <= LOWEST_ODDS + spread + 1e-9 for one in odds)
+@given(strategies, ratings, st.integers(-5000, 5000))
+def test_s3_odds_are_relative_and_bounded(strategy: Strategy, rated: list[Rated], by_ms: int) -> None:
+    moved = [one._replace(headroom_ms=one.headroom_ms + by_ms) for one in rated]
+    assume(len({one.headroom_ms for one in moved}) == len({one.headroom_ms for one in rated}))
+    assert early_odds(rated, strategy) == pytest.approx(early_odds(moved, strategy), abs=1e-4)
+    for odds, spread in ((early_odds(rated, strategy), EARLY_SPREAD), (late_odds(rated), LATE_SPREAD)):
+        assert all(LOWEST_ODDS - 1e-9 <= one <= LOWEST_ODDS + spread + 1e-9 for one in odds)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.2])
@@ -135,10 +167,7 @@ def test_s4_exploring_is_as_rare_as_it_is_set_to(share: float) -> None:
 def test_s5_a_gate_lets_through_the_warm_or_everybody(
     seen: list[tuple[float, float]], least_cached: float, seed: int
 ) -> None:
-    rated = [
-        Rated(a_view(str(place)), Estimate(0, 0, 0, ttft=ttft, decode=0), 0.0, cached)
-        for place, (cached, ttft) in enumerate(seen)
-    ]
+    rated = [a_rating(place, cached=cached, ttft_ms=ttft_ms) for place, (cached, ttft_ms) in enumerate(seen)]
     through = gated(rated, least_cached, Random(seed))
     warm = [one for one in rated if one.cached >= least_cached]
     assert through == rated or through == warm != []
@@ -197,6 +226,7 @@ def test_v1_a_variant_goes_by_its_name(name: str) -> None:
             ("fmware-greedy", "default-replica-full"),
             ("fmware-target", "default-replica-full-slowest"),
             ("hexgen-flow", str(ALPHA)),
+            ("just-enough", "1.0"),
         ]
     ),
     jobs(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -63,6 +64,7 @@ class HeldCall:
     `output_tokens` is the expected length. `first_token_s` is None until the first token came.
     `due_s` is the latest finish of the call; `is_terminal` means that only its first token counts for the SLO.
     `is_hopeless` means that it can no longer be on time. `has_slot` is False for a call placed in thought only.
+    `tpot_s` is what its reader was promised per token, infinite without a promise.
     """
 
     call: CallId
@@ -74,6 +76,7 @@ class HeldCall:
     is_hopeless: bool = False
     first_token_s: float | None = None
     has_slot: bool = True
+    tpot_s: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,8 @@ class Job:
     `due_s` is its latest finish LF, `budget_s` the share of the run's remaining time granted to it.
     `is_terminal`: it is the output node under a time-to-first-token SLO, so its critical time ends with the
     first token. `is_hopeless`: it can no longer be on time and waits behind all that can. `hits`: the replicas
-    that have a part of its prompt in their cache, each with the tokens that need not be computed there.
+    that have a part of its prompt in their cache, each with the tokens that need not be computed there. `tpot_s`:
+    what its reader was promised per token, infinite without a promise.
     """
 
     call: CallId
@@ -122,6 +126,7 @@ class Job:
     is_terminal: bool
     is_hopeless: bool = False
     hits: tuple[tuple[ReplicaId, float], ...] = ()
+    tpot_s: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)

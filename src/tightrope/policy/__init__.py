@@ -12,7 +12,7 @@ from tightrope.policy.baselines import BASELINES
 from tightrope.policy.fmware import FMWARE, FMWARE_VARIANTS
 from tightrope.policy.foresight import FORESIGHT
 from tightrope.policy.hexgen_flow import HEXGEN_FLOW, HEXGEN_FLOW_VARIANTS
-from tightrope.policy.just_enough import JUST_ENOUGH
+from tightrope.policy.just_enough import JUST_ENOUGH, JUST_ENOUGH_VARIANTS
 from tightrope.policy.prefix_aware import PREFIX_AWARE
 from tightrope.policy.route import Router
 from tightrope.policy.slo_headroom import SLO_HEADROOM
@@ -26,7 +26,9 @@ _ROUTERS = {
 
 ROUTERS: Mapping[str, Router] = _ROUTERS
 
-VARIANTS: Mapping[str, Router] = {found.name: found for found in (*FMWARE_VARIANTS, *HEXGEN_FLOW_VARIANTS)}
+VARIANTS: Mapping[str, Router] = {
+    found.name: found for found in (*FMWARE_VARIANTS, *HEXGEN_FLOW_VARIANTS, *JUST_ENOUGH_VARIANTS)
+}
 """Routers with other settings than their authors' or our own reading of them, named `router/settings`. A
 benchmark that shall be fair runs all of them; a configuration names none."""
 

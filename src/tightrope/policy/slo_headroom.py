@@ -2,8 +2,7 @@
 
 After llm-d's predicted-latency routing (llm-d-router 0.11: `prefix-cache-affinity-filter`,
 `slo-headroom-tier-filter`, `latency-scorer` and `weighted-random-picker`, with their defaults). Owns gates, tiers
-and odds. Headroom in time per token is not known of a call here and counts as equal everywhere, as it does there
-while answers are not streamed. Predictions are `estimate.py`, in place of a model learned online.
+and odds. Predictions are `estimate.py`, in place of a model learned online.
 """
 
 from __future__ import annotations
@@ -31,6 +30,8 @@ EXPLORE_COLD = 0.01
 """Chance of passing over such a gate, so that others come to have the prompt too."""
 PENALTY_MS = 5000.0
 """A gate stays open if its fastest replica is this much slower to the first token than the fastest of all."""
+TIME_WEIGHT = 0.8
+"""Of the headroom in time (`ttftWeight`); the rest is that of the headroom in gaps (`tpotWeight`)."""
 LOWEST_ODDS = 0.02
 EARLY_SPREAD = 0.99
 LATE_SPREAD = 0.8
@@ -38,13 +39,19 @@ LATE_SPREAD = 0.8
 
 
 class Rated(NamedTuple):
-    """A replica with a free slot, the milliseconds the call has to spare there (below zero: late), and the share
-    of its prompt that is in the cache."""
+    """A replica with a free slot: the milliseconds the call has to spare there (below zero: late), the same of
+    the gap between two tokens, and the share of its prompt that is in the cache."""
 
     view: ReplicaView
     estimate: Estimate
     headroom_ms: float
+    gap_ms: float = 0.0
     cached: float = 0.0
+
+    @property
+    def is_early(self) -> bool:
+        """Is everything that was promised expected to be kept?"""
+        return self.headroom_ms >= 0 and self.gap_ms >= 0
 
 
 class Tier(NamedTuple):
@@ -89,8 +96,8 @@ def rate(job: Job, pool: PoolView, now_s: float) -> list[Rated]:
         limit = 0.0
     share_by_id = {replica: hit / (CERTAINTY * job.prompt_tokens) for replica, hit in job.hits}
     return [
-        Rated(view, found, limit - found.crit, share_by_id.get(view.id, 0.0))
-        for view, found in priced(job, pool, now_s)
+        Rated(view, found, limit - found.crit, gap_ms, share_by_id.get(view.id, 0.0))
+        for view, found, gap_ms in priced(job, pool, now_s)
     ]
 
 
@@ -105,26 +112,47 @@ def gated(rated: Sequence[Rated], least_cached: float, rng: Random) -> Sequence[
 
 
 def tier_of(rated: Sequence[Rated], strategy: Strategy, explore_late: float, rng: Random) -> Tier:
-    """Those on time, or rarely, and if there are none, those that are late: of them the idle ones first."""
-    early: Sequence[Rated] = [one for one in rated if one.headroom_ms >= 0]
-    late = [one for one in rated if one.headroom_ms < 0]
+    """Those on time, or rarely, and if there are none, those that are late."""
+    early: Sequence[Rated] = [one for one in rated if one.is_early]
+    late: Sequence[Rated] = [one for one in rated if not one.is_early]
     is_explored = bool(early and late) and rng.random() < explore_late
     if early and not is_explored:
         early = gated(early, LOOSE, rng)
-        return Tier(early, early_odds([one.headroom_ms for one in early], strategy))
-    members = gated([one for one in late if not one.view.held] or late, LOOSE, rng)
-    return Tier(members, late_odds([one.headroom_ms for one in members]), is_explored)
+        return Tier(early, early_odds(early, strategy))
+    members = _mildest(gated(late, LOOSE, rng))
+    return Tier(members, late_odds(members), is_explored)
 
 
-def early_odds(headrooms_ms: Sequence[float], strategy: Strategy) -> list[float]:
+def _mildest(late: Sequence[Rated]) -> Sequence[Rated]:
+    """Of those that are late the idle ones; if there are none, those with only the gaps too long, or only the
+    time, or all: the first kind that there is."""
+    idle = [one for one in late if not one.view.held]
+    if idle:
+        return idle
+    return [one for one in late if one.headroom_ms >= 0] or [one for one in late if one.gap_ms >= 0] or late
+
+
+def early_odds(rated: Sequence[Rated], strategy: Strategy) -> list[float]:
     """Odds that rise (`most`) or fall (`least`) with the headroom, from end to end of those given."""
-    shares = _shares(headrooms_ms, where_equal=0.5)
+    shares = _blended([one.headroom_ms for one in rated], [one.gap_ms for one in rated], where_equal=0.5)
     return [LOWEST_ODDS + EARLY_SPREAD * (share if strategy == "most" else 1 - share) for share in shares]
 
 
-def late_odds(headrooms_ms: Sequence[float]) -> list[float]:
-    """Odds that rise with the headroom, whatever the strategy: the least late is best."""
-    return [LOWEST_ODDS + LATE_SPREAD * share for share in _shares(headrooms_ms, where_equal=1.0)]
+def late_odds(rated: Sequence[Rated]) -> list[float]:
+    """Odds that fall with what is missing, whatever the strategy: the least late is best."""
+    missing = [min(0.0, one.headroom_ms) for one in rated]
+    gaps = [min(0.0, one.gap_ms) for one in rated]
+    return [LOWEST_ODDS + LATE_SPREAD * share for share in _blended(missing, gaps, where_equal=1.0)]
+
+
+def _blended(times_ms: Sequence[float], gaps_ms: Sequence[float], where_equal: float) -> list[float]:
+    """Where each lies between the smallest (0) and the largest (1) in both; what is equal for all says nothing."""
+    if max(gaps_ms) == min(gaps_ms):
+        return _shares(times_ms, where_equal)
+    if max(times_ms) == min(times_ms):
+        return _shares(gaps_ms, where_equal)
+    pairs = zip(_shares(times_ms, where_equal), _shares(gaps_ms, where_equal), strict=True)
+    return [TIME_WEIGHT * time + (1 - TIME_WEIGHT) * gap for time, gap in pairs]
 
 
 def _shares(values: Sequence[float], where_equal: float) -> list[float]:
@@ -150,7 +178,9 @@ def _candidates(rated: Sequence[Rated], tier: Tier, place: int) -> list[Candidat
 
 def _loss(one: Rated, odds_by_id: dict[ReplicaId, float]) -> str:
     share = odds_by_id.get(one.view.id, 0.0) / sum(odds_by_id.values())
-    spare = (
-        f"{one.headroom_ms:.0f} ms to spare" if one.headroom_ms >= 0 else f"late by {-one.headroom_ms:.0f} ms"
-    )
+    spare = f"{one.headroom_ms:.0f} ms to spare"
+    if one.headroom_ms < 0:
+        spare = f"late by {-one.headroom_ms:.0f} ms"
+    elif one.gap_ms < 0:
+        spare = f"tokens {-one.gap_ms:.0f} ms too slow"
     return f"{spare}, not drawn at odds of {share:.0%}" if share else f"{spare}, not in the draw"
