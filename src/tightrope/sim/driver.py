@@ -70,15 +70,19 @@ TOLD = {
 
 
 def simulate(
-    world: World, scripts: Sequence[RunScript], journal: Callable[[str], None] | None = None
+    world: World,
+    scripts: Sequence[RunScript],
+    journal: Callable[[str], None] | None = None,
+    kernel: Kernel | None = None,
 ) -> list[RunRecord]:
     """Play every run to its end; the records are in the order of `scripts`.
 
-    `journal` is given every line of the session as `kernel/journal.py` writes it. Equal arguments give equal
-    records and lines. Raises InvalidInput when the world does not hold what the scripts or its faults name.
+    `journal` is given every line of the session as `kernel/journal.py` writes it. `kernel`, a new one, is driven
+    in place of one with the world's settings. Equal arguments give equal records and lines. Raises InvalidInput
+    when the world does not hold what the scripts or its faults name.
     """
     _refuse_what_does_not_fit(world, scripts)
-    simulation = _Simulation(world, journal)
+    simulation = _Simulation(world, journal, kernel or Kernel(world.settings))
     simulation.begin(scripts)
     record_by_run = {record.run: record for record in simulation.play(len(scripts))}
     return [record_by_run[script.run] for script in scripts]
@@ -103,10 +107,10 @@ def _refuse_what_does_not_fit(world: World, scripts: Sequence[RunScript]) -> Non
 class _Simulation:
     """One world under way."""
 
-    def __init__(self, world: World, journal: Callable[[str], None] | None) -> None:
+    def __init__(self, world: World, journal: Callable[[str], None] | None, kernel: Kernel) -> None:
         self._world = world
         self._journal = journal
-        self._kernel = Kernel(world.settings)
+        self._kernel = kernel
         self._agenda = Agenda()
         self._fleet = Fleet(world, self._agenda)
         self._witness = Witness(world)
