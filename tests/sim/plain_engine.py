@@ -95,7 +95,7 @@ class _Plain:
                 self.factor = factor
 
     def held_tokens(self) -> int:
-        return sum(one.target for one in (*self.running, *self.ended))
+        return sum(one.target for one in self.running) + sum(one.target - 1 for one in self.ended)
 
     def learn(self) -> None:
         self.waiting += self.arrived

@@ -97,6 +97,16 @@ def test_the_latest_starter_is_put_out_when_memory_ends_and_no_token_comes_twice
     assert last_b - last_a == pytest.approx(10 + 0.1 * 50 + 9 * 11)
 
 
+@pytest.mark.parametrize("is_ahead", [False, True])
+def test_a_call_that_needs_the_whole_memory_is_served(is_ahead: bool) -> None:
+    truth = replace(limited(kv_tokens=59), is_ahead=is_ahead)
+    acts = [Submit(0.0, a_request(name, 40, 20)) for name in "abc"]
+    happenings = ms(play(an_engine(truth), acts))
+    assert [(call, what) for call, what, _ in happenings if what == "last"] == [
+        (call, "last") for call in "abc"
+    ]
+
+
 def test_a_cancelled_call_frees_its_memory_and_seat() -> None:
     engine = an_engine(limited(sequences=1))
     engine.submit(a_request("a", 100, 100), 0.0)

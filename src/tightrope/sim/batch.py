@@ -268,11 +268,14 @@ class Batch:
     def _end(self, sequence: Sequence, outputs: list[Output]) -> None:
         outputs.append((sequence, True))
         sequence.is_gone = True
-        if self._is_ahead:
-            self._stop(sequence)
-            self._ended.append(sequence)
-        else:
+        if not self._is_ahead:
             self._leave(sequence)
+            return
+        if sequence.end:  # its last token is never read, so it takes no memory
+            sequence.generated -= 1
+            self.context_tokens -= 1
+        self._stop(sequence)
+        self._ended.append(sequence)
 
     def _leave(self, sequence: Sequence) -> None:
         """Out of the running ones, with all it holds."""
