@@ -1,195 +1,63 @@
-"""The kept benchmarks: what they run, what they print, and where their results go.
+"""The kept benchmarks by name: scenarios in virtual time, and those that are something else.
 
-Owns the live comparison of policies on this machine's own engines. The measuring of decisions and of the
-kernel is `bench/`.
+Owns the table of names, and where the data of the small ones goes. A scenario's course is `scenario_bench.py`,
+the comparison on real engines `live_bench.py`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import statistics
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
 from tightrope.app.cli.frame import Answer, Common
-from tightrope.app.demo import (
-    DEMAND,
-    demo_asks,
-    demo_config,
-    fleet_profiles,
-    profile_missing,
-    running,
-    until_ready,
-)
-from tightrope.app.embedded import cache_dir, ensure_engine
+from tightrope.app.live_bench import LIVE_POLICIES, Live, bench_live
+from tightrope.app.scenario_bench import Options, bench_scenario
 from tightrope.app.tables import grid
-from tightrope.bench.capacity import stability_limit
 from tightrope.bench.decision import decision_costs
-from tightrope.bench.demand import observed_demand
 from tightrope.bench.kernel import kernel_cost
-from tightrope.bench.load import Arrival, Played, play, poisson
-from tightrope.kernel.journal import entries
+from tightrope.bench.library import scenario_names
+from tightrope.bench.scenario_form import parse_seeds
+from tightrope.flow.places import nearest
 from tightrope.model.codec import encode
-from tightrope.model.errors import InvalidInput
+from tightrope.model.errors import NotFound
 from tightrope.model.json import Json
-from tightrope.model.outcome import Outcome, Verdict
-from tightrope.reports.summary import Summary, percentile, summarize
 
-LIVE_POLICIES = (
-    "foresight",
-    "fmware-greedy",
-    "fmware-target",
-    "power-of-two",
-    "shortest-queue",
-    "least-tokens",
-    "round-robin",
-    "random",
-)
 KERNEL_SIZES = ((4, 400), (64, 2000), (1000, 2000))
 
 
-@dataclass(frozen=True, slots=True)
-class Round:
-    """One policy under one seed's load. Times in seconds over all runs that gave content."""
-
-    policy: str
-    seed: int
-    runs: int
-    succeeded: int
-    met: int
-    mean_ttft_s: float
-    p50_ttft_s: float
-    p95_ttft_s: float
-    shares: tuple[tuple[str, float], ...]
-    prediction_error: tuple[tuple[str, float], ...]
+def run(common: Common, name: str, options: Options) -> Answer:
+    """The verb: run one benchmark by its name. Raises NotFound, which lists the names, if there is none."""
+    if name in BENCHES:
+        return BENCHES[name](common, options)
+    if name in scenario_names() or name.endswith((".yaml", ".yml")):
+        return bench_scenario(common, name, options)
+    names = [*BENCHES, *scenario_names()]
+    near = nearest(name, names)
+    hint = f"; did you mean {near!r}?" if near else ""
+    raise NotFound(f"there is no benchmark {name!r}{hint} Name one of: {', '.join(names)}")
 
 
-def run(
-    common: Common,
-    *,
-    name: str,
-    policies: Sequence[str],
-    runs: int,
-    share: float,
-    seeds: Sequence[int],
-    out: Path | None,
-) -> Answer:
-    """The verb: run one benchmark by its name, print its table, and write its data if asked to."""
-    found = BENCHES.get(name)
-    if found is None:
-        raise InvalidInput(f"there is no benchmark {name!r}; name one of: {', '.join(BENCHES)}")
-    unknown = [policy for policy in policies if policy not in LIVE_POLICIES]
-    if unknown:
-        raise InvalidInput(f"there is no policy {unknown[0]!r}; name some of: {', '.join(LIVE_POLICIES)}")
-    data, text = found(common, Live(tuple(policies) or LIVE_POLICIES, runs, share, tuple(seeds)))
+def _live(common: Common, options: Options) -> Answer:
+    seeds = parse_seeds(list(options.seeds.split(","))) if options.seeds else (100,)
+    live = Live(options.policies or LIVE_POLICIES, options.runs, options.share, seeds)
+    return _kept(options.out, *bench_live(common, live))
+
+
+def _kept(out: Path | None, data: Json, text: str) -> Answer:
+    """The answer, its data written to `out` if that was asked for."""
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return Answer(data, text)
 
 
-@dataclass(frozen=True, slots=True)
-class Live:
-    """A live comparison: `runs` at `share` of the stability limit, for each policy and seed."""
-
-    policies: tuple[str, ...]
-    runs: int
-    share: float
-    seeds: tuple[int, ...]
-
-
-# --- policies on real engines ----------------------------------------------------------------------------
-
-
-def _mixed(common: Common, live: Live) -> tuple[Json, str]:
-    """The demo's load under each policy, on the same engines, with the same arrivals for all."""
-    ensure_engine(cache_dir(), common.say)
-    rounds: list[Round] = []
-    for index, seed in enumerate(live.seeds):
-        turn = index % len(live.policies)
-        for policy in live.policies[turn:] + live.policies[:turn]:
-            rounds.append(asyncio.run(_round(common, live, policy, seed)))
-            one = rounds[-1]
-            common.say(
-                f"seed {seed} {policy}: mean TTFT {one.mean_ttft_s:.2f} s, {one.met} of {one.runs} met"
-            )
-    return [cast(Json, encode(one)) for one in rounds], _mixed_table(rounds, live)
-
-
-async def _round(common: Common, live: Live, policy: str, seed: int) -> Round:
-    config = demo_config(cache_dir() / "demo", f"bench-{policy}-{seed}.journal")
-    config.journal.path.unlink(missing_ok=True)
-    asks = demo_asks()
-    async with running(config, policy) as runtime:
-        await until_ready(runtime, runtime.plan.replicas)
-        await profile_missing(runtime, common.say)
-        rate = live.share * stability_limit(DEMAND, fleet_profiles(runtime))
-        warm_up = [Arrival(0.0, group[-1]) for group in asks]
-        await play(runtime.client, warm_up)
-        began_s = runtime.driver.clock.now()
-        played = await play(runtime.client, poisson(asks, live.runs, rate, seed))
-    with config.journal.path.open(encoding="utf-8") as lines:
-        kept = [entry for entry in entries(lines) if entry.at_s >= began_s]
-    common.say(f"  {rate:.3f} runs/s; asked of the models: {observed_demand(kept)}")
-    return _summed(policy, seed, played, summarize(kept))
-
-
-def _summed(policy: str, seed: int, played: Sequence[Played], summary: Summary) -> Round:
-    ttft_s = [one.ttft_s for one in played if one.ttft_s is not None]
-    return Round(
-        policy=policy,
-        seed=seed,
-        runs=len(played),
-        succeeded=sum(one.outcome is Outcome.SUCCEEDED for one in played),
-        met=sum(one.verdict is Verdict.MET for one in played),
-        mean_ttft_s=statistics.fmean(ttft_s),
-        p50_ttft_s=percentile(ttft_s, 0.5) or 0.0,
-        p95_ttft_s=percentile(ttft_s, 0.95) or 0.0,
-        shares=tuple((share.accelerator, share.share) for share in summary.total.shares),
-        prediction_error=tuple((error.accelerator, error.median) for error in summary.errors),
-    )
-
-
-def _mixed_table(rounds: Sequence[Round], live: Live) -> str:
-    head = ("policy", "mean TTFT", "vs foresight", "p50", "p95", "met", "ended well", "share per accelerator")
-    means = {policy: _mean(rounds, policy, lambda one: one.mean_ttft_s) for policy in live.policies}
-    own = means.get("foresight")
-    rows = []
-    for policy in sorted(live.policies, key=lambda name: means[name]):
-        mine = [one for one in rounds if one.policy == policy]
-        total = sum(one.runs for one in mine)
-        shares = dict(mine[0].shares)
-        rows.append(
-            (
-                policy,
-                f"{means[policy]:.2f} s",
-                "-" if own is None else f"{own / means[policy] - 1:+.0%}",
-                f"{_mean(rounds, policy, lambda one: one.p50_ttft_s):.2f} s",
-                f"{_mean(rounds, policy, lambda one: one.p95_ttft_s):.2f} s",
-                f"{sum(one.met for one in mine)}/{total}",
-                f"{sum(one.succeeded for one in mine)}/{total}",
-                ", ".join(f"{card} {share:.0%}" for card, share in shares.items()),
-            )
-        )
-    title = (
-        f"{live.runs} runs at {live.share:.0%} of the stability limit, seeds "
-        f"{', '.join(map(str, live.seeds))}; `vs foresight` is foresight's mean TTFT against the row's"
-    )
-    return title + "\n\n" + grid(head, rows, right=(1, 2, 3, 4, 5, 6))
-
-
-def _mean(rounds: Sequence[Round], policy: str, figure: Callable[[Round], float]) -> float:
-    return statistics.fmean(figure(one) for one in rounds if one.policy == policy)
-
-
 # --- decisions and events --------------------------------------------------------------------------------
 
 
-def _decision(common: Common, _: Live) -> tuple[Json, str]:
+def _decision(common: Common, options: Options) -> Answer:
     common.say("processor time of one decision; replicas hold 8 calls each")
     costs = decision_costs()
     rows = [
@@ -197,10 +65,10 @@ def _decision(common: Common, _: Live) -> tuple[Json, str]:
         for one in costs
     ]
     table = grid(("policy", "replicas", "decisions", "p50", "p99"), rows, right=(1, 2, 3, 4))
-    return [cast(Json, encode(one)) for one in costs], f"{table}\n\n{_machine()}"
+    return _kept(options.out, [cast(Json, encode(one)) for one in costs], f"{table}\n\n{_machine()}")
 
 
-def _kernel(common: Common, _: Live) -> tuple[Json, str]:
+def _kernel(common: Common, options: Options) -> Answer:
     common.say("processor time of the kernel for two-node runs at half load, engines in zero time")
     costs = [
         kernel_cost(policy, replicas, runs)
@@ -218,15 +86,16 @@ def _kernel(common: Common, _: Live) -> tuple[Json, str]:
         for one in costs
     ]
     table = grid(("policy", "replicas", "events", "per event", "events/s"), rows, right=(1, 2, 3, 4))
-    return [cast(Json, encode(one)) for one in costs], f"{table}\n\n{_machine()}"
+    return _kept(options.out, [cast(Json, encode(one)) for one in costs], f"{table}\n\n{_machine()}")
 
 
 def _machine() -> str:
     return f"Python {sys.version.split()[0]}, one thread"
 
 
-BENCHES: dict[str, Callable[[Common, Live], tuple[Json, str]]] = {
-    "mixed": _mixed,
+BENCHES: dict[str, Callable[[Common, Options], Answer]] = {
     "decision": _decision,
     "kernel": _kernel,
+    "live": _live,
 }
+"""What is measured otherwise than by a scenario."""

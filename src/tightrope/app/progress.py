@@ -13,7 +13,7 @@ from tightrope.profiler.measure import Progress as Tell
 
 
 @contextmanager
-def bar(common: Common, title: str) -> Iterator[Tell]:
+def bar(common: Common, title: str, label: str = "starting the engine") -> Iterator[Tell]:
     """A function `(done, total, label)` that moves the bar; it is taken away at the end."""
     console = Console(stderr=True, quiet=common.quiet or common.as_json)
     columns = (
@@ -24,7 +24,7 @@ def bar(common: Common, title: str) -> Iterator[Tell]:
         TextColumn("{task.fields[label]}", style="dim"),
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(title, total=None, label="starting the engine")
+        task = progress.add_task(title, total=None, label=label)
 
         def tell(done: int, total: int, label: str) -> None:
             progress.update(task, completed=done, total=total, label=label)

@@ -113,7 +113,7 @@ def _capacity_part(found: Report) -> list[str]:
     rows = []
     for policy in found.policies:
         mine = {one.level: one for one in found.capacities if one.policy == policy}
-        rows.append((policy, *(_capacity_cell(mine[level]) for level in LEVELS)))
+        rows.append((policy, *(capacity_cell(mine[level]) for level in LEVELS)))
     parts = ["## Capacity", explained, table(("policy", *(f"{level:.0%}" for level in LEVELS)), rows)]
     if len(found.policies) > 1:
         ratios = [
@@ -127,7 +127,8 @@ def _capacity_part(found: Report) -> list[str]:
     return parts
 
 
-def _capacity_cell(one: Capacity) -> str:
+def capacity_cell(one: Capacity) -> str:
+    """`12.30 (70%-74%)`: runs/s and the interval of its share; `< 3.10` or `> 20.00` beyond what was tested."""
     sign = "<" if one.below is None else ">" if one.above is None else ""
     if sign:
         return f"{sign} {one.per_s:.2f}"

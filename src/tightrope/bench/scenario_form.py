@@ -116,11 +116,11 @@ def _fleet(top: Fields, known: Known) -> Iterable[Placement]:
         cards = Fields(
             rows[model], ("fleet", model), top.problems, what="a model", known=tuple(known.accelerators)
         )
-        for card in known.accelerators:
-            count = cards.count(card, 0) if card in cards else None
-            if count is not None and count < 1:
+        for card in _in_order(rows[model], known.accelerators):
+            count = cards.count(card, 0)
+            if count < 1:
                 cards.report("bad_value", (card,), f"{count} replicas", "write 1 or more, or remove the card")
-            elif count is not None:
+            else:
                 yield Placement(ModelName(model), AcceleratorName(card), count)
 
 
@@ -146,7 +146,7 @@ def _streams(top: Fields, known: Known) -> Iterable[Stream]:
     for tenant in tenants:
         path = ("tenants", tenant)
         asked = Fields(tenants[tenant], path, top.problems, what="a tenant", known=tuple(known.workflows))
-        for workflow in known.workflows:
+        for workflow in _in_order(tenants[tenant], known.workflows):
             share = asked.share(workflow)
             if share is not None:
                 yield Stream(TenantId(tenant), workflow, share)
@@ -303,7 +303,7 @@ def _beliefs(top: Fields, known: Known) -> Iterable[Belief]:
     fields = Fields(
         top.raw("beliefs"), ("beliefs",), top.problems, what="`beliefs`", known=tuple(known.accelerators)
     )
-    for card in known.accelerators:
+    for card in _in_order(top.raw("beliefs"), known.accelerators):
         factor = fields.number(card)
         if factor is not None and factor <= 0:
             fields.report(
@@ -372,6 +372,11 @@ def _check_name(fields: Fields, path: Path, what: str, name: str, known: Collect
         near = nearest(name, known)
         cure = f'write "{near}"' if near else f"name one of: {', '.join(known)}"
         fields.report("unknown_name", path, f"there is no {what} {name!r}", cure)
+
+
+def _in_order(value: Json, known: Collection[str]) -> list[str]:
+    """The known keys of a mapping, in the order of the text."""
+    return [key for key in value if key in known] if isinstance(value, dict) else []
 
 
 def _word(fields: Fields, key: str, words: Sequence[str]) -> str:

@@ -10,31 +10,74 @@ from tightrope.app.cli.frame import Answer, Common, verb
 
 
 @click.command()
-@click.argument("name", metavar="mixed|decision|kernel")
-@click.option("--policies", metavar="NAME,...", default="", help="mixed: compare these; default: all.")
+@click.argument("name")
 @click.option(
-    "--runs", type=click.IntRange(2), default=60, show_default=True, help="mixed: runs for each policy."
+    "--policies", metavar="NAME,...", default="", help="Compare these; default: those of the scenario."
+)
+@click.option("--rates", metavar="RATE,...", default="", help="Loads, such as `40%,80%` or `6 req/s`.")
+@click.option(
+    "--seeds", metavar="N,N-M,...", default="", help="One load for each; default: those of the scenario."
+)
+@click.option(
+    "--capacity", "is_capacity", is_flag=True, help="Choose rates by bisection to find the capacities."
+)
+@click.option(
+    "--compare",
+    type=click.Path(path_type=Path),
+    metavar="OLD.json",
+    help="Show what moved since this report.",
+)
+@click.option("--workers", type=click.IntRange(1), metavar="N", help="Processes; default: one for each core.")
+@click.option(
+    "--runs", type=click.IntRange(2), default=60, show_default=True, help="live: runs for each policy."
 )
 @click.option(
     "--load",
     type=click.FloatRange(0.05, 2.0),
     default=0.7,
     show_default=True,
-    help="mixed: share of capacity.",
+    help="live: share of capacity.",
 )
-@click.option("--seeds", metavar="N,...", default="100", show_default=True, help="mixed: one load for each.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write the data here as JSON.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Folder for results, default ./bench-results/NAME; of decision, kernel and live the JSON file.",
+)
 @verb("bench")
 def bench(
-    common: Common, name: str, policies: str, runs: int, load: float, seeds: str, out: Path | None
+    common: Common,
+    name: str,
+    policies: str,
+    rates: str,
+    seeds: str,
+    is_capacity: bool,
+    compare: Path | None,
+    workers: int | None,
+    runs: int,
+    load: float,
+    out: Path | None,
 ) -> Answer:
-    """Measure: `mixed` policies on real engines, `decision` the router, `kernel` the kernel."""
-    from tightrope.app.benches import run
-    from tightrope.model.errors import InvalidInput
+    """Run NAME: a scenario (a name under `scenarios/`, or a file), or `decision`, `kernel`, `live`.
 
-    names = [policy.strip() for policy in policies.split(",") if policy.strip()]
-    try:
-        numbers = [int(seed) for seed in seeds.split(",")]
-    except ValueError:
-        raise InvalidInput(f"--seeds {seeds!r} is no list of whole numbers; write it like 100,101") from None
-    return run(common, name=name, policies=names, runs=runs, share=load, seeds=numbers, out=out)
+    What has been simulated already is not simulated again: an interrupted benchmark goes on where it stopped.
+    """
+    from tightrope.app.benches import run
+    from tightrope.app.scenario_bench import Options
+
+    options = Options(
+        policies=_words(policies),
+        rates=_words(rates),
+        seeds=seeds,
+        is_capacity=is_capacity,
+        compare=compare,
+        workers=workers,
+        out=out,
+        runs=runs,
+        share=load,
+    )
+    return run(common, name, options)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())

@@ -1,0 +1,163 @@
+"""The benchmark of one scenario as a command: plan, progress, what Ctrl-C leaves, and the files of its report.
+
+Owns the course. Cells and their reports are `bench/`.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tightrope.app.cli.frame import Answer, Common, Refused
+from tightrope.app.progress import bar
+from tightrope.app.tables import grid
+from tightrope.bench.library import check_policy, load_scenario
+from tightrope.bench.plots import NO_PICTURES, can_draw, draw
+from tightrope.bench.report import Report, as_json, from_json, moved, report
+from tightrope.bench.report_text import capacity_cell, markdown, moved_text
+from tightrope.bench.run import Plan, Tell, capacity, plan_of, run
+from tightrope.bench.scenario_form import parse_rate, parse_seeds
+from tightrope.bench.search import LEVELS
+from tightrope.bench.setting import setting
+from tightrope.bench.store import Store, code_digest
+from tightrope.model.errors import InvalidInput, NotFound
+from tightrope.model.json import Json
+
+RESULTS = Path("bench-results")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What was asked for beside the name; empty means: as the scenario says."""
+
+    policies: tuple[str, ...] = ()
+    rates: tuple[str, ...] = ()
+    seeds: str = ""
+    is_capacity: bool = False
+    compare: Path | None = None
+    workers: int | None = None
+    out: Path | None = None
+    runs: int = 60
+    share: float = 0.7
+
+    def words(self) -> list[str]:
+        """The options as they are typed."""
+        texts = {"policies": ",".join(self.policies), "rates": ",".join(self.rates), "seeds": self.seeds}
+        found = [word for name, text in texts.items() if text for word in (f"--{name}", text)]
+        found += ["--capacity"] if self.is_capacity else []
+        found += ["--workers", str(self.workers)] if self.workers else []
+        found += ["--compare", str(self.compare)] if self.compare else []
+        return found + (["--out", str(self.out)] if self.out else [])
+
+
+def bench_scenario(common: Common, name: str, options: Options) -> Answer:
+    """Run what is missing, write the report, say where it is and what moved since an older one."""
+    older = _older(options.compare) if options.compare is not None else None
+    folder = options.out or RESULTS / Path(name).stem
+    found = measured(common, name, options, folder, resume=name)
+    files = write_report(found, folder)
+    text = [summary_text(found)]
+    if older is not None:
+        text.append(f"against {options.compare}:\n{moved_text(moved(older, found))}")
+    if not can_draw():
+        text.append(NO_PICTURES)
+    text.append(f"written: {', '.join(map(str, files))}")
+    return Answer(as_json(found), "\n\n".join(text))
+
+
+def measured(common: Common, name: str, options: Options, folder: Path, resume: str) -> Report:
+    """The report of one scenario, whose cells are kept in `folder`. `resume` is the benchmark to name on Ctrl-C."""
+    plan = _planned(name, options)
+    store = Store(folder)
+    how_far = f"{len(plan.policies)} policies, {len(plan.seeds)} seeds, {plan.workers} processes"
+    common.say(f"{plan.scenario.name}: {how_far}, stability limit {plan.limit_per_s:.2f} runs/s")
+    with (
+        bar(common, plan.scenario.name, label="starting") as tell,
+        _resumable(common, resume, options, store),
+    ):
+        points = (capacity if options.is_capacity else run)(plan, store, _in_words(common, tell))
+    return report(plan, points, setting(plan.scenario), code_digest(), options.is_capacity)
+
+
+def write_report(found: Report, folder: Path) -> list[Path]:
+    """`report.md`, `report.json` and, with matplotlib, the pictures."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        pictures = draw(found, folder) if can_draw() else []
+        page, data = folder / "report.md", folder / "report.json"
+        shown = [file.name for file in pictures if file.suffix == ".svg"]
+        page.write_text(markdown(found, shown), encoding="utf-8")
+        data.write_text(json.dumps(as_json(found), indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise Refused(f"the report cannot be written into {folder}: {error.strerror}") from None
+    return [page, data, *pictures]
+
+
+def summary_text(found: Report) -> str:
+    """Goodput by load and capacities, for a terminal."""
+    head = ("goodput, %", *(f"{share:.0%}" for share in found.shares))
+    rows = []
+    for policy in found.policies:
+        points = [found.point(policy, share) for share in found.shares]
+        rows.append(
+            (policy, *(f"{100 * one.goodput.value:.1f}" if one is not None else "" for one in points))
+        )
+    titles = ("capacity, runs/s", *(f"{level:.0%} goodput" for level in LEVELS))
+    capacities = {(one.policy, one.level): one for one in found.capacities}
+    limits = [
+        (policy, *(capacity_cell(capacities[policy, level]) for level in LEVELS)) for policy in found.policies
+    ]
+    return "\n\n".join(
+        (grid(head, rows, right=range(1, len(head))), grid(titles, limits, right=(1, 2, 3, 4)))
+    )
+
+
+def _planned(name: str, options: Options) -> Plan:
+    scenario = load_scenario(name)
+    own = plan_of(scenario, options.workers)
+    policies = tuple(dict.fromkeys(check_policy(policy) for policy in options.policies)) or own.policies
+    rates = tuple(map(parse_rate, options.rates)) or own.rates
+    seeds = parse_seeds(list(options.seeds.split(","))) if options.seeds else own.seeds
+    return Plan(scenario, policies, rates, seeds, own.workers)
+
+
+def _older(file: Path) -> Report:
+    try:
+        data: Json = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise NotFound(f"there is no report {file}; give the report.json of an earlier benchmark") from None
+    except ValueError as error:
+        raise InvalidInput(f"{file} is no JSON: {error}") from None
+    return from_json(data, str(file))
+
+
+@contextmanager
+def _resumable(common: Common, name: str, options: Options, store: Store) -> Iterator[None]:
+    """Say on Ctrl-C what is kept and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        command = shlex.join(["tightrope", "bench", name, *options.words()])
+        common.say(f"{len(store)} cells are kept in {store.file}; go on with: {command}")
+        raise
+
+
+def _in_words(common: Common, tell: Tell) -> Tell:
+    """Moves the bar, and says every tenth of the way where there is no terminal for one."""
+    if sys.stderr.isatty():
+        return tell
+    tenths = 0
+
+    def told(done: int, total: int, label: str) -> None:
+        nonlocal tenths
+        tell(done, total, label)
+        if total and label and 10 * done // total != tenths:
+            tenths = 10 * done // total
+            common.say(f"{done} of {total} cells")
+
+    return told
