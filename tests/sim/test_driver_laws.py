@@ -104,6 +104,9 @@ def test_6_every_dispatch_has_one_record(session: Session) -> None:
         assert record.prompt_tokens == item.prompt_tokens
         assert record.output_tokens == min(item.output_tokens, dispatch.max_tokens)
         assert record.predicted_crit_ms == pytest.approx(record.lx + record.lq + record.lr)
+        estimate = dispatch.routed.offers[0].estimate
+        critical_ms = estimate.ttft + (0.0 if record.is_terminal else estimate.decode)
+        assert record.predicted_crit_ms == pytest.approx(critical_ms)
         moment_s = record.first_s if record.is_terminal else record.ended_s
         if moment_s is not None:
             assert record.measured_crit_ms == pytest.approx(1000 * (moment_s - record.dispatched_s))

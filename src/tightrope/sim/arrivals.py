@@ -46,13 +46,14 @@ class Mmpp:
         whole_s = self.calm_s + self.burst_s
         calm_per_s = self.rate_per_s * whole_s / (self.calm_s + self.factor * self.burst_s)
         is_burst = rng.random() < self.burst_s / whole_s
-        at_s = 0.0
+        began_s = 0.0
         while True:
-            until_s = at_s + rng.expovariate(1 / (self.burst_s if is_burst else self.calm_s))
-            state = Poisson(calm_per_s * self.factor if is_burst else calm_per_s)
-            began_s = at_s
-            yield from takewhile(lambda s: s < until_s, (began_s + s for s in state.moments(rng)))  # noqa: B023
-            at_s, is_burst = until_s, not is_burst
+            ends_s = began_s + rng.expovariate(1 / (self.burst_s if is_burst else self.calm_s))
+            for since_s in Poisson(calm_per_s * self.factor if is_burst else calm_per_s).moments(rng):
+                if began_s + since_s >= ends_s:
+                    break
+                yield began_s + since_s
+            began_s, is_burst = ends_s, not is_burst
 
 
 @dataclass(frozen=True, slots=True)
