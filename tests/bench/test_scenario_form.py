@@ -18,7 +18,7 @@ KNOWN = Known(
     workflows=("rag", "shop"),
     recordings=("tau2",),
     traces=("azure-conv",),
-    policies=("foresight", "power-of-two"),
+    policies=("foresight", "power-of-two", "power-of-two/fresh"),
 )
 SMALL = """\
 scenario: small
@@ -66,7 +66,7 @@ def problems(text: str) -> tuple[Problem, ...]:
 
 def test_1_the_rest_has_defaults() -> None:
     scenario = read(SMALL)
-    assert (scenario.duration_s, scenario.warm_up_s, scenario.lengths) == (240.0, 30.0, "varied")
+    assert (scenario.duration_s, scenario.warm_up_s, scenario.lengths) == (150.0, 30.0, "varied")
     assert scenario.arrivals == Poisson()
     assert (scenario.promise.scale, scenario.promise.buffer_s, scenario.promise.tpot_s) == (2.0, 0.5, 0.1)
     assert scenario.policies == ("foresight", "power-of-two")
@@ -113,6 +113,10 @@ def test_1_a_recording_takes_the_place_of_tenants() -> None:
     assert (scenario.small, scenario.large) == ("qwen3-8b", "qwen3-8b")
 
 
+def test_1_policies_may_be_named_by_a_pattern() -> None:
+    assert read(SMALL + "policies: [foresight, 'power*']\n").policies == KNOWN.policies
+
+
 def test_1_a_promise_may_leave_the_gaps_out() -> None:
     assert read(SMALL + "slo: {tpot: null}\n").promise.tpot_s is None
 
@@ -122,7 +126,11 @@ def test_1_a_promise_may_leave_the_gaps_out() -> None:
     [
         ("polices: [foresight]", "unknown_key", 'write "policies"'),
         ("policies: [foresigt]", "unknown_name", 'write "foresight"'),
-        ("policies: [nothing-like-it]", "unknown_name", "name one of: foresight, power-of-two"),
+        (
+            "policies: [nothing-like-it]",
+            "unknown_name",
+            "name one of: foresight, power-of-two, power-of-two/fresh",
+        ),
         ("duration: 240", "missing_unit", "a duration is written like 800ms"),
         ("rates: [20]", "missing_unit", "an arrival rate is written like 6 req/s"),
         ("rates: [20 ms]", "bad_unit", "use one of req/s"),

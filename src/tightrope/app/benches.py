@@ -18,9 +18,8 @@ from tightrope.app.scenario_bench import Options, bench_scenario
 from tightrope.app.tables import grid
 from tightrope.bench.decision import decision_costs
 from tightrope.bench.kernel import kernel_cost
-from tightrope.bench.library import scenario_names
+from tightrope.bench.library import not_found, scenario_names
 from tightrope.bench.scenario_form import parse_seeds
-from tightrope.flow.places import nearest
 from tightrope.model.codec import encode
 from tightrope.model.errors import NotFound
 from tightrope.model.json import Json
@@ -34,10 +33,7 @@ def run(common: Common, name: str, options: Options) -> Answer:
         return BENCHES[name](common, options)
     if name in scenario_names() or name.endswith((".yaml", ".yml")):
         return bench_scenario(common, name, options)
-    names = [*BENCHES, *scenario_names()]
-    near = nearest(name, names)
-    hint = f"; did you mean {near!r}?" if near else ""
-    raise NotFound(f"there is no benchmark {name!r}{hint} Name one of: {', '.join(names)}")
+    raise NotFound(not_found("benchmark", name, [*BENCHES, *scenario_names()]))
 
 
 def _live(common: Common, options: Options) -> Answer:

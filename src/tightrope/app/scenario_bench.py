@@ -16,7 +16,8 @@ from pathlib import Path
 from tightrope.app.cli.frame import Answer, Common, Refused
 from tightrope.app.progress import bar
 from tightrope.app.tables import grid
-from tightrope.bench.library import check_policy, load_scenario
+from tightrope.bench.library import load_scenario
+from tightrope.bench.library import policies as policies_named
 from tightrope.bench.plots import NO_PICTURES, can_draw, draw
 from tightrope.bench.report import Report, as_json, from_json, moved, report
 from tightrope.bench.report_text import capacity_cell, markdown, moved_text
@@ -120,7 +121,7 @@ def summary_text(found: Report) -> str:
 def _planned(name: str, options: Options) -> Plan:
     scenario = load_scenario(name)
     own = plan_of(scenario, options.workers)
-    policies = tuple(dict.fromkeys(check_policy(policy) for policy in options.policies)) or own.policies
+    policies = policies_named(options.policies) or own.policies
     rates = tuple(map(parse_rate, options.rates)) or own.rates
     seeds = parse_seeds(list(options.seeds.split(","))) if options.seeds else own.seeds
     return Plan(scenario, policies, rates, seeds, own.workers)

@@ -14,7 +14,7 @@ from typing import cast
 from tightrope.app.cli.frame import Answer, Common, Refused
 from tightrope.app.tables import grid
 from tightrope.bench.cell import Cell, Played, limit_per_s, play
-from tightrope.bench.library import check_policy, load_scenario
+from tightrope.bench.library import load_scenario, one_policy
 from tightrope.bench.metrics import Figures, Prediction
 from tightrope.bench.run import per_s_of
 from tightrope.bench.scenario import Scenario
@@ -40,7 +40,7 @@ def run(
     if duration is not None:
         scenario = lasting(scenario, seconds(duration))
     limit = limit_per_s(scenario)
-    cell = Cell(scenario, check_policy(policy), per_s_of(parse_rate(rate), limit), seed)
+    cell = Cell(scenario, one_policy(policy), per_s_of(parse_rate(rate), limit), seed)
     common.say(
         f"{scenario.name}: {cell.policy} at {cell.rate_per_s:.2f} runs/s, "
         f"{cell.rate_per_s / limit:.0%} of the stability limit, seed {seed}"

@@ -5,18 +5,19 @@ Owns the folder `scenarios/`. What a file says is `scenario_form.py`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
 import tightrope
 from tightrope.bench.hardware import HardwareTable
 from tightrope.bench.scenario import Scenario
-from tightrope.bench.scenario_form import Known, read_scenario
+from tightrope.bench.scenario_form import Known, matching, read_scenario
 from tightrope.bench.traces import ARRIVALS, Traces
 from tightrope.bench.workflows import FLOWS, RECORDINGS
 from tightrope.flow.places import nearest
 from tightrope.model.errors import InvalidConfig, InvalidInput, NotFound, Problem
-from tightrope.policy import ROUTERS, VARIANTS, router
+from tightrope.policy import ROUTERS, VARIANTS
 
 DATA = "data"
 """The folder beside the scenarios with what was measured and recorded."""
@@ -45,7 +46,9 @@ def load_scenario(name: str) -> Scenario:
     try:
         text = file.read_text("utf-8")
     except FileNotFoundError:
-        raise NotFound(_no_scenario(name)) from None
+        raise NotFound(
+            f"{not_found('scenario', name, scenario_names())}, or a file that ends in .yaml"
+        ) from None
     except UnicodeDecodeError as error:
         message = f"the file is not UTF-8: {error.reason} at byte {error.start}"
         raise InvalidConfig(str(file), [Problem("not_yaml", (), message, "save it as UTF-8")]) from None
@@ -78,19 +81,29 @@ def traces() -> Traces:
     return Traces(scenarios_folder() / DATA)
 
 
-def check_policy(name: str) -> str:
-    """The name. Raises InvalidInput, with the nearest one and a list of all, when it is no policy."""
-    try:
-        return router(name).name
-    except InvalidInput as error:
-        near = nearest(name, (*ROUTERS, *VARIANTS))
-        raise InvalidInput(f"{error}{f' (did you mean {near!r}?)' if near else ''}") from None
+def policies(words: Sequence[str]) -> tuple[str, ...]:
+    """The policies that the words name; `fmware-greedy/*` is all such. Raises InvalidInput for one that names none."""
+    names = known().policies
+    for word in words:
+        if not matching([word], names):
+            plain = [name for name in names if "/" not in name]
+            raise InvalidInput(
+                not_found("policy", word, names, plain) + ", or a variant such as fmware-greedy/*"
+            )
+    return matching(words, names)
 
 
-def _no_scenario(name: str) -> str:
-    names = scenario_names()
-    near = nearest(name, names)
-    hint = f"; did you mean {near!r}?" if near else ""
-    return (
-        f"there is no scenario {name!r}{hint} Name one of: {', '.join(names)}, or a file that ends in .yaml"
-    )
+def one_policy(word: str) -> str:
+    """The policy of this name. Raises InvalidInput when there is none, or when the word names several."""
+    found = policies([word])
+    if len(found) > 1:
+        raise InvalidInput(f"{word!r} names {len(found)} policies; name one of: {', '.join(found)}")
+    return found[0]
+
+
+def not_found(what: str, word: str, names: Iterable[str], listed: Iterable[str] | None = None) -> str:
+    """The sentence for a name that does not exist: the nearest one, and all that there are."""
+    every = list(names)
+    near = nearest(word, every)
+    hint = f" (did you mean {near!r}?)" if near else ""
+    return f"there is no {what} {word!r}{hint}; name one of: {', '.join(listed if listed is not None else every)}"

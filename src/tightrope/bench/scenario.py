@@ -146,7 +146,7 @@ class Scenario:
     policies: tuple[str, ...] = ()
     rates: tuple[Rate, ...] = ()
     seeds: tuple[int, ...] = ()
-    duration_s: float = 240.0
+    duration_s: float = 150.0
     warm_up_s: float = 30.0
     beliefs: tuple[Belief, ...] = ()
     telemetry_delay_s: float = 0.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Literal, TypeVar
 
 from tightrope.bench.scenario import (
@@ -35,6 +36,8 @@ from tightrope.sim.promise import Promise
 
 FIRST_REPORTED_SEED = 100
 """Smaller seeds are for tuning."""
+DEFAULT_LOADS = (20, 40, 60, 70, 80, 90, 100, 110, 120, 130)
+"""Rates of a scenario that states none, in % of the stability limit."""
 
 _KEYS = (
     "scenario", "about", "fleet", "roles", "tenants", "recording", "hardware", "lengths", "arrivals", "slo",
@@ -96,7 +99,7 @@ def _scenario(top: Fields, known: Known) -> Scenario:
         policies=_policies(top, known),
         rates=tuple(_rates(top)),
         seeds=_seeds(top),
-        duration_s=_duration(top, "duration", 240.0),
+        duration_s=_duration(top, "duration", 150.0),
         warm_up_s=_duration(top, "warm_up", 30.0),
         beliefs=tuple(_beliefs(top, known)),
         telemetry_delay_s=_duration(top, "telemetry_delay", 0.0),
@@ -234,7 +237,7 @@ def _promise(top: Fields) -> Promise:
 def _rates(top: Fields) -> Iterable[Rate]:
     values = top.raw("rates")
     if values is None:
-        yield from (Rate(share=percent / 100) for percent in range(20, 140, 10))
+        yield from (Rate(share=percent / 100) for percent in DEFAULT_LOADS)
         return
     for index, value in enumerate(values if isinstance(values, list) else [values]):
         path = ("rates", str(index)) if isinstance(values, list) else ("rates",)
@@ -268,10 +271,17 @@ def _rate(value: Json, path: Path, problems: list[Problem]) -> Rate | None:
 
 
 def _policies(top: Fields, known: Known) -> tuple[str, ...]:
-    names = top.names("policies", f"name some of: {', '.join(known.policies)}")
-    for index, name in enumerate(names):
-        _check_name(top, ("policies", str(index)), "policy", name, known.policies)
-    return names or tuple(known.policies)
+    words = top.names("policies", f"name some of: {', '.join(known.policies)}")
+    for index, word in enumerate(words):
+        if not matching([word], known.policies):
+            _check_name(top, ("policies", str(index)), "policy", word, known.policies)
+    return matching(words, known.policies) or tuple(name for name in known.policies if "/" not in name)
+
+
+def matching(words: Iterable[str], names: Sequence[str]) -> tuple[str, ...]:
+    """The names that the words stand for, each once: a name for itself, `fmware-greedy/*` for all such."""
+    found = (name for word in words for name in names if fnmatchcase(name, word))
+    return tuple(dict.fromkeys(found))
 
 
 def _seeds(top: Fields) -> tuple[int, ...]:
