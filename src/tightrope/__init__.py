@@ -1,5 +1,6 @@
 """Tightrope serves foundation-model workflows on time."""
 
+from tightrope.bench.trial import Simulation, simulate
 from tightrope.flow.builder import Workflow
 from tightrope.model.errors import (
     EngineFailed,
@@ -33,10 +34,12 @@ __all__ = [
     "RunFailed",
     "RunInputs",
     "RunRequest",
+    "Simulation",
     "Slo",
     "Store",
     "Tenant",
     "TightropeError",
     "Verdict",
     "Workflow",
+    "simulate",
 ]
