@@ -9,10 +9,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from tightrope.bench.cell import Cell, limit_per_s, play
@@ -125,15 +125,16 @@ def run_cells(cells: Sequence[Cell], store: Store, workers: int, tell: Tell) -> 
     found = {name: result for name in names if (result := store.get(name)) is not None}
     missing = {name: cell for name, cell in names.items() if name not in found}
     tell(len(found), len(names), "")
-    for result in _results(missing, min(workers, len(missing))):
-        store.keep(result)
-        found[result.digest] = result
-        label = f"{result.policy} {result.rate_per_s:.2f} req/s seed {result.seed}"
-        tell(len(found), len(names), label)
+    with closing(_results(missing, min(workers, len(missing)))) as results:
+        for result in results:
+            store.keep(result)
+            found[result.digest] = result
+            label = f"{result.policy} {result.rate_per_s:.2f} req/s seed {result.seed}"
+            tell(len(found), len(names), label)
     return found
 
 
-def _results(missing: dict[str, Cell], workers: int) -> Iterator[Result]:
+def _results(missing: dict[str, Cell], workers: int) -> Generator[Result, None, None]:
     if workers <= 1:
         yield from (_result(name, cell) for name, cell in missing.items())
         return
@@ -169,6 +170,7 @@ def _processes(workers: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(wait=False, cancel_futures=True)
         for child in set(multiprocessing.active_children()) - others:
             child.terminate()
+            child.join()
         raise
     finally:
         pool.shutdown(cancel_futures=True)

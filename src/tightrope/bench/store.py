@@ -15,6 +15,7 @@ from pathlib import Path
 
 import tightrope
 from tightrope.bench.cell import Cell
+from tightrope.bench.library import DATA, scenarios_folder
 from tightrope.bench.metrics import Figures
 from tightrope.model.codec import decode, encode
 from tightrope.model.errors import InvalidInput
@@ -22,9 +23,9 @@ from tightrope.model.errors import InvalidInput
 CELLS_FILE = "cells.jsonl"
 DETERMINES = (
     "model", "policy", "kernel", "sim", "flow", "bench/cell.py", "bench/hardware.py", "bench/metrics.py",
-    "bench/scenario.py", "bench/workflows.py", "bench/data",
+    "bench/scenario.py", "bench/traces.py", "bench/workflows.py",
 )  # fmt: skip
-"""Packages, files and data of which a change can change what a cell gives."""
+"""Packages and files of which a change can change what a cell gives, beside the data of the scenarios."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +90,12 @@ def digest(cell: Cell) -> str:
 @cache
 def code_digest() -> str:
     """Twelve hex digits over the sources and data that decide and simulate, the same on every machine."""
-    package = Path(tightrope.__file__).parent
-    files = (file for part in DETERMINES for file in _files(package / part))
-    return hashed(sorted((file.relative_to(package).as_posix(), file) for file in files))
+    package, scenarios = Path(tightrope.__file__).parent, scenarios_folder()
+    sources = [
+        (file.relative_to(package).as_posix(), file) for part in DETERMINES for file in _files(package / part)
+    ]
+    data = [(file.relative_to(scenarios).as_posix(), file) for file in _files(scenarios / DATA)]
+    return hashed(sorted(sources + data))
 
 
 def hashed(files: Iterable[tuple[str, Path]]) -> str:
