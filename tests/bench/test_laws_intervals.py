@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tightrope.bench.intervals import (
     Interval,
     crossing,
-    crossing_interval,
+    crossing_intervals,
     mean_interval,
     paired_difference,
 )
@@ -85,9 +85,10 @@ def test_4_of_several_crossings_the_last_counts() -> None:
 @given(falling, st.floats(0.05, 0.95))
 def test_5_seeds_that_agree_leave_no_doubt(heights: list[float], level: float) -> None:
     rates = [0.2 * (at + 1) for at in range(len(heights))]
-    found = crossing_interval(rates, [[height] * 3 for height in heights], level)
+    (found,) = crossing_intervals(rates, [[height] * 3 for height in heights], [level])
     assert found.low == pytest.approx(found.value) == pytest.approx(found.high)
-    apart = crossing_interval(rates, [[height, min(1.0, height + 0.2)] for height in heights], level)
+    two = [[height, min(1.0, height + 0.2)] for height in heights]
+    (apart,) = crossing_intervals(rates, two, [level])
     assert apart.low <= apart.value <= apart.high
     assert apart.value >= found.value - 1e-9
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from random import Random
 
-RESAMPLES = 2000
+RESAMPLES = 1000
 CONFIDENCE = 0.95
 _DRAWS_SEED = 20260
 
@@ -69,15 +69,19 @@ def crossing(rates: Sequence[float], heights: Sequence[float], level: float) -> 
     return Crossing(rates[at] + part * (rates[at + 1] - rates[at]), rates[at], rates[at + 1])
 
 
-def crossing_interval(rates: Sequence[float], by_seed: Sequence[Sequence[float]], level: float) -> Interval:
-    """The crossing of the mean curve; `by_seed[i]` has the heights of all seeds at `rates[i]`, in one order."""
+def crossing_intervals(
+    rates: Sequence[float], by_seed: Sequence[Sequence[float]], levels: Sequence[float]
+) -> list[Interval]:
+    """The crossings of the mean curve; `by_seed[i]` has the heights of all seeds at `rates[i]`, in one order."""
     seeds = len(by_seed[0])
-    whole = crossing(rates, [mean(row) for row in by_seed], level).rate
-    resampled = [
-        crossing(rates, [math.fsum(row[at] for at in draw) / seeds for row in by_seed], level).rate
-        for draw in draws(seeds)
+    whole = [mean(row) for row in by_seed]
+    curves = [[sum(row[at] for at in draw) / seeds for row in by_seed] for draw in draws(seeds)]
+    return [
+        bootstrap(
+            [crossing(rates, curve, level).rate for curve in curves], crossing(rates, whole, level).rate
+        )
+        for level in levels
     ]
-    return bootstrap(resampled, whole)
 
 
 def bootstrap(resampled: Sequence[float], value: float) -> Interval:

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import cast
 
 from tightrope.bench.intervals import (
-    Crossing,
     Interval,
     crossing,
-    crossing_interval,
+    crossing_intervals,
     mean,
     mean_interval,
     paired_difference,
@@ -220,21 +219,17 @@ def _capacities(plan: Plan, measured: Sequence[Measured]) -> Iterator[Capacity]:
     for policy in plan.policies:
         curve = sorted((point for point in measured if point.policy == policy), key=lambda point: point.share)
         if curve:
-            yield from (_capacity(policy, level, curve) for level in LEVELS)
+            yield from _capacities_of(policy, curve)
 
 
-def _capacity(policy: str, level: float, curve: Sequence[Measured]) -> Capacity:
+def _capacities_of(policy: str, curve: Sequence[Measured]) -> Iterator[Capacity]:
     shares = [point.share for point in curve]
     by_seed = [point.goodputs for point in curve]
-    found: Crossing = crossing(shares, [mean(row) for row in by_seed], level)
-    return Capacity(
-        policy=policy,
-        level=level,
-        share=crossing_interval(shares, by_seed, level),
-        per_s=found.rate * curve[0].per_s / curve[0].share,
-        below=found.below,
-        above=found.above,
-    )
+    heights = [mean(row) for row in by_seed]
+    for level, interval in zip(LEVELS, crossing_intervals(shares, by_seed, LEVELS), strict=True):
+        found = crossing(shares, heights, level)
+        per_s = found.rate * curve[0].per_s / curve[0].share
+        yield Capacity(policy, level, interval, per_s, found.below, found.above)
 
 
 # --- as a file, and against an older one -----------------------------------------------------------------
