@@ -37,7 +37,7 @@ fleet:
 roles: {large: qwen3-8b, small: qwen3-1.7b}
 tenants: {library: {rag: 30%, shop: 20%}, shop: {shop: 50%}}
 hardware: {host_overhead: 5ms, step: 1024 tok, sequences: 64, noise: 3%, prefix_block: 16 tok, start: 20s,
-           network: 1ms, prices: {h100: 2.80 USD/h}}
+           network: 1ms, ahead: true, prices: {h100: 2.80 USD/h}}
 lengths: fixed
 arrivals: {mmpp: {factor: 5, calm: 20s, burst: 4s}}
 slo: {scale: 3, buffer: 250ms, tpot: 80ms, per: workflow}
@@ -85,7 +85,7 @@ def test_1_everything_can_be_said() -> None:
         ("shop", 0.2),
         ("shop", 0.5),
     ]
-    assert scenario.hardware.step_tokens == 1024
+    assert (scenario.hardware.step_tokens, scenario.hardware.is_ahead) == (1024, True)
     assert scenario.hardware.usd_per_h == (("h100", 2.8),)
     assert scenario.arrivals == Bursts(5.0, 20.0, 4.0)
     assert scenario.promise.per == "workflow"

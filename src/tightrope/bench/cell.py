@@ -16,7 +16,17 @@ from tightrope.bench.capacity import stability_limit
 from tightrope.bench.demand import scripted_demand
 from tightrope.bench.library import hardware, traces
 from tightrope.bench.metrics import Bill, Figures, Window, figures
-from tightrope.bench.scenario import Arrivals, Bursts, Diurnal, Mishap, Placement, Poisson, Scenario, Trace
+from tightrope.bench.scenario import (
+    Arrivals,
+    Bursts,
+    Diurnal,
+    Hardware,
+    Mishap,
+    Placement,
+    Poisson,
+    Scenario,
+    Trace,
+)
 from tightrope.bench.traces import moments
 from tightrope.bench.workflows import FLOWS, RECORDINGS, Models
 from tightrope.kernel.state import KernelSettings
@@ -161,9 +171,7 @@ def cell_world(cell: Cell, runs: Sequence[RunScript]) -> World:
     return World(
         accelerators=accelerators(scenario),
         replicas=tuple(_replicas(scenario)),
-        truths={
-            pair: Truth(profile, setup.noise, setup.prefix_block_tokens) for pair, profile in truths.items()
-        },
+        truths={pair: _truth(setup, profile) for pair, profile in truths.items()},
         beliefs={pair: _believed(scenario, profile) for pair, profile in truths.items()},
         tenants=tuple(Tenant(name, limits=UNLIMITED) for name in sorted({run.tenant for run in runs})),
         workflows=tuple({run.workflow.id: run.workflow for run in runs}.values()),
@@ -174,6 +182,10 @@ def cell_world(cell: Cell, runs: Sequence[RunScript]) -> World:
         seed=cell.seed,
         telemetry_s=scenario.telemetry_delay_s,
     )
+
+
+def _truth(setup: Hardware, profile: Profile) -> Truth:
+    return Truth(profile, setup.noise, setup.prefix_block_tokens, setup.is_ahead)
 
 
 def profiles(scenario: Scenario) -> dict[CardKind, Profile]:

@@ -44,7 +44,8 @@ _KEYS = (
     "policies", "rates", "seeds", "duration", "warm_up", "beliefs", "telemetry_delay", "faults",
 )  # fmt: skip
 _HARDWARE_KEYS = (
-    "host_overhead", "step", "sequences", "noise", "prefix_block", "start", "network", "prices",
+    "host_overhead", "step", "sequences", "noise", "prefix_block", "start", "network", "ahead",
+    "prices",
 )  # fmt: skip
 _SLO_KEYS = ("scale", "buffer", "tpot", "per")
 _FAULT_KEYS = ("at", "replica", "slow", "die")
@@ -185,6 +186,7 @@ def _hardware(top: Fields, known: Known) -> Hardware:
         prefix_block_tokens=int(_or(fields.quantity("prefix_block", tokens), 0)),
         start_s=_duration(fields, "start", default.start_s),
         network_s=_duration(fields, "network", default.network_s),
+        is_ahead=fields.flag("ahead"),
         usd_per_h=tuple((AcceleratorName(card), price) for card, price in read.items() if price is not None),
     )
 

@@ -52,6 +52,8 @@ def _engines(setup: Hardware) -> str:
         f"{setup.max_sequences} sequences",
         f"{format_seconds(setup.host_overhead_s)} of host overhead a step",
     ]
+    if setup.is_ahead:
+        parts.append("steps composed one ahead")
     if setup.noise:
         parts.append(f"steps vary by {format_ratio(setup.noise)}")
     if setup.prefix_block_tokens:
