@@ -31,9 +31,9 @@ fmt: $(VENV)/.installed ## put all files into the one format
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: setup ## the kept benchmarks: ARGS="mixed --load 0.7", decision or kernel; all if not given
+bench: setup ## the kept benchmarks: ARGS="mixed --capacity" or another scenario; decision, kernel and live if not given
 	@if [ -n "$(ARGS)" ]; then $(BIN)/tightrope bench $(ARGS); else \
-	for name in decision kernel mixed; do $(BIN)/tightrope bench $$name || exit 1; done; fi
+	for name in decision kernel live; do $(BIN)/tightrope bench $$name || exit 1; done; fi
 
 results: setup ## measure everything in docs/results.md anew (half an hour, on an idle machine) and write it
 	mkdir -p docs/results
@@ -43,8 +43,8 @@ results: setup ## measure everything in docs/results.md anew (half an hour, on a
 	$(BIN)/tightrope --config examples/demo/tightrope.yaml --json profile $${pair%-*} --on $${pair#*-} --quick --verify --fresh \
 	> docs/results/profile-$$pair.json || exit 1; done
 	for name in decision kernel; do $(BIN)/tightrope bench $$name --out docs/results/$$name.json || exit 1; done
-	$(BIN)/tightrope bench mixed --policies foresight,fmware-greedy,fmware-target,power-of-two,round-robin \
-	--out docs/results/mixed.json
+	$(BIN)/tightrope bench live --policies foresight,fmware-greedy,fmware-target,power-of-two,round-robin \
+	--out docs/results/live.json
 	$(BIN)/python docs/make_results.py
 
 docs: $(VENV)/.installed ## write the configuration's JSON Schema and check every document

@@ -31,12 +31,12 @@ NAMED = {
 
 def main() -> None:
     """Everything, in the order of the page."""
-    mixed, machine = load("mixed"), (DATA / "machine.txt").read_text("utf-8").strip()
-    draw(mixed)
-    rows = policies(mixed)
+    live, machine = load("live"), (DATA / "machine.txt").read_text("utf-8").strip()
+    draw(live)
+    rows = policies(live)
     page = PAGE.format(
         machine=machine,
-        mixed=mixed_table(rows),
+        live=live_table(rows),
         runs=rows[0]["runs"],
         rounds=rows[0]["rounds"],
         profiles=profile_table(),
@@ -74,7 +74,7 @@ def policies(rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: row["mean"])
 
 
-def mixed_table(rows: list[dict[str, Any]]) -> str:
+def live_table(rows: list[dict[str, Any]]) -> str:
     """The comparison, with foresight's mean against each row's."""
     own = next(row for row in rows if row["policy"] == OWN)
     lines = [
@@ -151,7 +151,7 @@ def draw(rounds: list[dict[str, Any]]) -> None:
     figure.tight_layout()
     for kind in ("svg", "png"):
         figure.savefig(
-            DOCS / "images" / f"mixed.{kind}", dpi=130, metadata={"Date": None} if kind == "svg" else None
+            DOCS / "images" / f"live.{kind}", dpi=130, metadata={"Date": None} if kind == "svg" else None
         )
     plt.close(figure)
 
@@ -162,7 +162,7 @@ def headline(rows: list[dict[str, Any]]) -> None:
     readme = DOCS.parent / "README.md"
     before, rest = readme.read_text("utf-8").split(begin)
     after = rest.split(end)[1]
-    table = HEADLINE.format(table=mixed_table(rows), runs=rows[0]["runs"])
+    table = HEADLINE.format(table=live_table(rows), runs=rows[0]["runs"])
     readme.write_text(f"{before}{begin}\n{table}\n{end}{after}", encoding="utf-8")
 
 
@@ -172,7 +172,7 @@ Two tenants' workflows on four real llama.cpp replicas, two fast and two slow, a
 
 {table}
 
-`tightrope bench mixed` prints it; [docs/results.md](docs/results.md) says on which machine, and what else was
+`tightrope bench live` prints it; [docs/results.md](docs/results.md) says on which machine, and what else was
 measured."""
 
 PAGE = """# Results
@@ -185,7 +185,7 @@ Machine: {machine}
 ## Policies on real engines
 
 ```sh
-tightrope bench mixed --policies foresight,fmware-greedy,fmware-target,power-of-two,round-robin --runs 60 --load 0.7
+tightrope bench live --policies foresight,fmware-greedy,fmware-target,power-of-two,round-robin --runs 60 --load 0.7
 ```
 
 The demo's two workflows (half RAG, half shopping assistant) on four llama.cpp replicas: SmolLM2-135M-Instruct in two
@@ -195,13 +195,13 @@ arrivals and requests for all. All policies stand behind the same filter and cap
 baselines wait in one line first come first served when all are full, which is kinder to them than a queue of their own
 at each replica.
 
-{mixed}
+{live}
 
 One seed tells differences of a third from chance, not those of a tenth: whether `foresight` or `fmware-greedy` has the
 smaller mean here is open. `foresight` serves calls that can no longer be on time after all that can, so more runs keep
 their promise, and the latest of those that do not are later than under `fmware-greedy` (p95).
 
-![Time to first token by policy](images/mixed.svg)
+![Time to first token by policy](images/live.svg)
 
 ## How well a profile predicts
 

@@ -28,8 +28,9 @@ class Hardware:
 
     `host_overhead_s` is spent in every engine step. `noise` is the relative standard deviation of one step.
     `prefix_block_tokens` > 0 gives engines a prefix cache of such blocks. `start_s` passes from order to ready,
-    `network_s` each way between runtime and engine. `is_ahead`: engines compose a step while the one before it runs
-    (asynchronous scheduling), so that what arrives or ends counts one step later. `usd_per_h` overrides the prices of the table of cards.
+    `network_s` each way between runtime and engine. `is_ahead`: engines compose a step while the one before it
+    runs (asynchronous scheduling), so that what arrives or ends counts one step later. `usd_per_h` overrides the
+    prices of the table of cards.
     """
 
     host_overhead_s: float = 0.004
