@@ -57,7 +57,9 @@ $(VENV)/.installed: requirements/dev.txt pyproject.toml
 	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV) || { rm -rf $(VENV); \
 	echo "$$python cannot make a virtual environment; install its venv module (Debian: apt-get install python3-venv)" >&2; exit 1; }
 	@echo "tightrope: installing the pinned packages into $(VENV)" >&2
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes --requirement requirements/dev.txt
+	@for pause in 5 20 0; do \
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes --requirement requirements/dev.txt && break; \
+	[ $$pause -gt 0 ] || exit 1; echo "tightrope: that failed; trying again in $$pause s" >&2; sleep $$pause; done
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 

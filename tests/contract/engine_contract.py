@@ -25,7 +25,7 @@ from tightrope.ports import Chunk, Engine, EngineRequest, Message
 
 LIMIT_S = 60.0
 SLOTS = 4
-CONTEXT_TOKENS = 512
+CONTEXT_TOKENS = 2048
 SHAPE = '{"type": "object", "properties": {"topic": {"enum": ["orders", "returns"]}}, "required": ["topic"]}'
 
 

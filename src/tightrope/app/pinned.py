@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from tightrope.model.errors import TightropeError
 
 PARTS = Path(__file__).parent / "embedded_parts"
 
+PAUSES_S = (5.0, 20.0)
+"""Before each further attempt at what pip could not get: a network, or an index, may be away for a moment."""
+
 _THIS_PYTHON = Path(sys.executable)
+_LASTING = ("No module named pip", "No space left")
 _UNREACHABLE = (
     "NewConnectionError",
     "Temporary failure",
@@ -50,9 +55,14 @@ def run(command: list[str], cure: str) -> None:
 def _pip(python: Path, requirements: str, verb: str, *options: str) -> None:
     command = [str(python), "-m", "pip", verb, "--quiet", "--disable-pip-version-check", "--no-input"]
     pinned = ["--no-deps", "--require-hashes", "--requirement", str(PARTS / requirements)]
-    said = subprocess.run([*command, *options, *pinned], capture_output=True, text=True, check=False)
-    if said.returncode:
-        raise InstallationFailed(pip_sentence(requirements, said.stderr))
+    for pause_s in (*PAUSES_S, None):
+        said = subprocess.run([*command, *options, *pinned], capture_output=True, text=True, check=False)
+        if not said.returncode:
+            return
+        # A file that was cut off on its way has another hash, so that is no lasting reason.
+        if pause_s is None or any(sign in said.stderr for sign in _LASTING):
+            raise InstallationFailed(pip_sentence(requirements, said.stderr))
+        time.sleep(pause_s)
 
 
 def pip_sentence(requirements: str, said: str) -> str:
