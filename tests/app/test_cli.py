@@ -164,7 +164,7 @@ def test_2_text_for_people_goes_to_standard_error(here: Path) -> None:
 def test_the_program_runs_as_a_process_of_its_own(here: Path) -> None:
     words = [sys.executable, "-m", "tightrope.app.cli", "check", "--json"]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TIGHTROPE_SERVER__DRAIN": "5"}
-    ended = subprocess.run(words, cwd=here, env=env, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(words, cwd=here, env=env, capture_output=True, text=True, timeout=180, check=False)
     assert ended.returncode == 2
     assert json.loads(ended.stdout)["errors"][0]["code"] == "missing_unit"
     assert "TIGHTROPE_SERVER__DRAIN" in ended.stderr
@@ -181,7 +181,7 @@ def test_help_does_not_load_what_only_the_verbs_need() -> None:
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     ended = subprocess.run(
-        [sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=180, check=True
     )
     assert ended.stderr.strip() == "[]"
     verbs = ("demo", "init", "check", "serve", "profile", "explain", "keys")

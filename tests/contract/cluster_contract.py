@@ -22,7 +22,7 @@ from tightrope.model.ids import AcceleratorName, ModelName, ReplicaId
 from tightrope.model.messages import ReplicaLost, ReplicaReady, ReplicaStopped
 from tightrope.ports import Cluster
 
-LIMIT_S = 60.0
+LIMIT_S = 120.0
 SLOTS = 3
 
 Told = ReplicaReady | ReplicaLost | ReplicaStopped

@@ -23,7 +23,7 @@ from tightrope.model.errors import EngineFailed
 from tightrope.model.outcome import FailureKind
 from tightrope.ports import Chunk, Engine, EngineRequest, Message
 
-LIMIT_S = 60.0
+LIMIT_S = 120.0
 SLOTS = 4
 CONTEXT_TOKENS = 2048
 SHAPE = '{"type": "object", "properties": {"topic": {"enum": ["orders", "returns"]}}, "required": ["topic"]}'

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -60,7 +60,7 @@ def _wait_until_healthy(root: str, server: subprocess.Popen[bytes], log_file: Pa
         try:
             with urllib.request.urlopen(f"{root}/health", timeout=LIMIT_S):
                 return
-        except urllib.error.URLError:
+        except (OSError, http.client.HTTPException):  # not listening yet, still loading, or cut off
             time.sleep(0.02)
     pytest.fail(f"llama-server was not healthy: {log_file.read_text(errors='replace')[-2000:]}")
 

@@ -199,7 +199,7 @@ def test_a_file_that_may_grow_no_further_is_a_gap_and_not_the_end(tmp_path: Path
     path = tmp_path / "j.jsonl"
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, str(path)],
-        capture_output=True, text=True, timeout=60, check=True, env={**os.environ, "PYTHONPATH": _source()},
+        capture_output=True, text=True, timeout=180, check=True, env={**os.environ, "PYTHONPATH": _source()},
     )  # fmt: skip
     lost = int(done.stdout)
     assert 0 < lost < 100

@@ -45,7 +45,7 @@ DEMAND = {
 FIRST = 0
 """The question that is shown: its place among those of the first workflow."""
 SHARE_OF_CAPACITY = 0.6
-READY_WITHIN_S = 60.0
+READY_WITHIN_S = 120.0
 
 Say = Callable[[str], None]
 

@@ -6,12 +6,12 @@ short life of one server; whether and where the server is kept is decided in `em
 
 from __future__ import annotations
 
+import http.client
 import json
 import signal
 import socket
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def await_answer(process: subprocess.Popen[bytes], url: str, patience_s: float) 
             raise InstallationFailed(_end_sentence(process.returncode))
         try:
             content = _ask(url, patience_s)
-        except (OSError, ValueError):  # not listening yet, still loading, or cut off in its answer
+        except (OSError, ValueError, http.client.HTTPException):  # not listening, still loading, or cut off
             time.sleep(0.05)
             continue
         if content:
