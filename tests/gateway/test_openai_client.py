@@ -43,7 +43,10 @@ def world() -> World:
 async def address(world: World) -> AsyncIterator[str]:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(world.app, lifespan="off", ws="none", log_level="error", access_log=False)
+        # A connection is not closed for being idle: a request that is sent just then would fail.
+        config = uvicorn.Config(
+            world.app, lifespan="off", ws="none", log_level="error", access_log=False, timeout_keep_alive=600
+        )
         server = uvicorn.Server(config)
         serving = asyncio.ensure_future(server.serve([listening]))
         await until(lambda: server.started)
