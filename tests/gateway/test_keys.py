@@ -105,7 +105,7 @@ def test_2_every_refusal_costs_one_hash_and_one_comparison(
 
 
 def test_3_the_record_does_not_hold_the_secret() -> None:
-    secret = TEXT.rpartition("_")[2]
+    secret = TEXT.split("_", 2)[2]  # an underscore may stand in it too
     assert secret not in repr(RECORD)
     assert secret.encode() not in RECORD.hash
     assert len(RECORD.hash) == 32
