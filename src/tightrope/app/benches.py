@@ -9,16 +9,19 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from tightrope.app.cli.frame import Answer, Common
+from tightrope.app.cli.frame import ANSWER_IS_NO, Answer, Common
 from tightrope.app.live_bench import LIVE_POLICIES, Live, bench_live
-from tightrope.app.scenario_bench import Options, bench_scenario
+from tightrope.app.scenario_bench import Options, bench_family, bench_scenario
 from tightrope.app.tables import grid
+from tightrope.bench.credibility import credibility, credibility_table
 from tightrope.bench.decision import decision_costs
+from tightrope.bench.goals import CLUSTERS, LATE, WRONG
 from tightrope.bench.kernel import kernel_cost
-from tightrope.bench.library import not_found, scenario_names
+from tightrope.bench.library import DATA, not_found, scenario_names, scenarios_folder
 from tightrope.bench.scenario_form import parse_seeds
 from tightrope.model.codec import encode
 from tightrope.model.errors import NotFound
@@ -40,6 +43,22 @@ def _live(common: Common, options: Options) -> Answer:
     seeds = parse_seeds(list(options.seeds.split(","))) if options.seeds else (100,)
     live = Live(options.policies or LIVE_POLICIES, options.runs, options.share, seeds)
     return _kept(options.out, *bench_live(common, live))
+
+
+def _credibility(common: Common, options: Options) -> Answer:
+    common.say("the simulated engine against a recorded run of a real one")
+    found = credibility(scenarios_folder() / DATA)
+    answer = _kept(options.out, cast(Json, encode(found)), credibility_table(found))
+    return answer if found.is_credible else replace(answer, code=ANSWER_IS_NO)
+
+
+def _goodput(common: Common, options: Options) -> Answer:
+    return bench_family(common, "goodput", dict.fromkeys(CLUSTERS, ()), options)
+
+
+def _robustness(common: Common, options: Options) -> Answer:
+    scenarios = {"mixed": ("foresight", "power-of-two"), **dict.fromkeys((*WRONG, *LATE), ())}
+    return bench_family(common, "robustness", scenarios, options)
 
 
 def _kept(out: Path | None, data: Json, text: str) -> Answer:
@@ -90,8 +109,11 @@ def _machine() -> str:
 
 
 BENCHES: dict[str, Callable[[Common, Options], Answer]] = {
+    "credibility": _credibility,
+    "goodput": _goodput,
+    "robustness": _robustness,
     "decision": _decision,
     "kernel": _kernel,
     "live": _live,
 }
-"""What is measured otherwise than by a scenario."""
+"""What is measured otherwise than by one scenario."""

@@ -8,24 +8,27 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from tightrope.app.cli.frame import Answer, Common, Refused
 from tightrope.app.progress import bar
 from tightrope.app.tables import grid
+from tightrope.bench.goals import goals
 from tightrope.bench.library import load_scenario
 from tightrope.bench.library import policies as policies_named
 from tightrope.bench.plots import NO_PICTURES, can_draw, draw
 from tightrope.bench.report import Report, as_json, from_json, moved, report
-from tightrope.bench.report_text import capacity_cell, markdown, moved_text
+from tightrope.bench.report_text import capacity_cell, family_markdown, goals_table, markdown, moved_text
 from tightrope.bench.run import Plan, Tell, capacity, plan_of, run
 from tightrope.bench.scenario_form import parse_rate, parse_seeds
 from tightrope.bench.search import LEVELS
 from tightrope.bench.setting import setting
 from tightrope.bench.store import Store, code_digest
+from tightrope.model.codec import encode
 from tightrope.model.errors import InvalidInput, NotFound
 from tightrope.model.json import Json
 
@@ -69,6 +72,31 @@ def bench_scenario(common: Common, name: str, options: Options) -> Answer:
         text.append(NO_PICTURES)
     text.append(f"written: {', '.join(map(str, files))}")
     return Answer(as_json(found), "\n\n".join(text))
+
+
+def bench_family(
+    common: Common, name: str, scenarios: Mapping[str, tuple[str, ...]], options: Options
+) -> Answer:
+    """Several scenarios one after the other, each with its own report, and one page over all with the goals.
+
+    `scenarios` maps each to the policies that are compared there if none were asked for; none: its own.
+    """
+    if options.compare is not None:
+        raise InvalidInput(f"--compare looks at one scenario; {name} runs {', '.join(scenarios)}")
+    root = options.out or RESULTS
+    reports: dict[str, Report] = {}
+    for scenario, policies in scenarios.items():
+        chosen = replace(options, policies=options.policies or policies)
+        reports[scenario] = measured(common, scenario, chosen, root / scenario, resume=name)
+        write_report(reports[scenario], root / scenario)
+        common.say(f"{scenario}:\n{summary_text(reports[scenario])}\n")
+    found = goals(reports)
+    page, data = root / name / "report.md", root / name / "report.json"
+    whole: Json = {"goals": [cast(Json, encode(goal)) for goal in found]}
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(family_markdown(name, reports, found), encoding="utf-8")
+    data.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    return Answer(whole, f"{goals_table(found)}\n\nwritten: {page}, {data}, and a folder for each scenario")
 
 
 def measured(common: Common, name: str, options: Options, folder: Path, resume: str) -> Report:

@@ -5,11 +5,12 @@ Owns words and columns; computes nothing but ratios of capacities.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from tightrope.bench.goals import Goal
 from tightrope.bench.intervals import CONFIDENCE, Interval
 from tightrope.bench.report import Capacity, Moved, Point, Report
-from tightrope.bench.search import LEVELS
+from tightrope.bench.search import LEVELS, TOLERANCE
 
 PICTURES = ("goodput", "ttft")
 """Stems of the pictures that `plots.py` draws beside the page."""
@@ -25,6 +26,22 @@ def markdown(found: Report, pictures: Sequence[str] = ()) -> str:
     parts += _capacity_part(found)
     parts += _details(found)
     return "\n\n".join(parts) + "\n"
+
+
+def family_markdown(name: str, reports: Mapping[str, Report], found: Sequence[Goal]) -> str:
+    """One page for several scenarios: the goals, and capacities and goodput of each, with links to their own pages."""
+    parts = [f"# {name}", "## Goals", goals_table(found)] if found else [f"# {name}"]
+    for scenario, report in reports.items():
+        parts += [f"## {scenario}", f"{report.about} [All of it](../{scenario}/report.md)."]
+        parts += [_rates(report, lambda point: _percent(point.goodput)), *_capacity_part(report)[1:]]
+    return "\n\n".join(parts) + "\n"
+
+
+def goals_table(found: Sequence[Goal]) -> str:
+    """Goals, what was reached, and whether that is enough."""
+    words = {True: "yes", False: "**no**", None: "not known"}
+    rows = [(goal.name, goal.what, goal.reached, goal.wanted, words[goal.is_met]) for goal in found]
+    return table(("goal", "figure", "reached", "wanted", "met"), rows, text_columns=2)
 
 
 def moved_text(rows: Sequence[Moved]) -> str:
@@ -100,8 +117,8 @@ def _rates(found: Report, cell: Callable[[Point], str], policies: Sequence[str] 
 
 def _capacity_part(found: Report) -> list[str]:
     how = (
-        "Found by bisection of the rate, to 2 % of the stability limit, then interpolated linearly between the two "
-        "last rates."
+        f"Found by bisection of the rate, to {TOLERANCE:.0%} of the stability limit, then interpolated linearly "
+        "between the two last rates."
         if found.is_bisected
         else "Interpolated linearly between the tested rates; `--capacity` finds them by bisection."
     )

@@ -77,20 +77,21 @@ def run(plan: Plan, store: Store, tell: Tell) -> list[Measured]:
 
 
 def capacity(plan: Plan, store: Store, tell: Tell, levels: Sequence[float] = LEVELS) -> list[Measured]:
-    """The same at the rates that bisection asks for, until the capacity at every level lies between two of them."""
+    """The same, and at the rates that bisection asks for, until every level lies between two close rates."""
     limit = plan.limit_per_s
     points: dict[tuple[str, float], Measured] = {}
-    while True:
+    shares = [round(per_s_of(rate, limit) / limit, 4) for rate in plan.rates]
+    wanted = [(policy, share) for share in shares for policy in plan.policies]
+    while wanted:
+        found = _measured(plan, limit, [(policy, share * limit) for policy, share in wanted], store, tell)
+        points |= dict(zip(wanted, found, strict=True))
         wanted = [
             (policy, share)
             for policy in plan.policies
             for share in next_shares(_curve(policy, points), levels)
             if (policy, share) not in points
         ]
-        if not wanted:
-            return sorted(points.values(), key=lambda point: (plan.policies.index(point.policy), point.share))
-        found = _measured(plan, limit, [(policy, share * limit) for policy, share in wanted], store, tell)
-        points |= dict(zip(wanted, found, strict=True))
+    return sorted(points.values(), key=lambda point: (plan.policies.index(point.policy), point.share))
 
 
 def per_s_of(rate: Rate, limit_per_s: float) -> float:
@@ -167,13 +168,13 @@ def _processes(workers: int) -> Iterator[ProcessPoolExecutor]:
     try:
         yield pool
     except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
         for child in set(multiprocessing.active_children()) - others:
             child.terminate()
-            child.join()
         raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(
+            cancel_futures=True
+        )  # waits for them, too: a pool left half closed speaks up at the very end
 
 
 def _leave_interrupts_to_the_parent() -> None:

@@ -10,18 +10,17 @@ from collections.abc import Mapping, Sequence
 
 LEVELS = (0.70, 0.90, 0.95, 0.99)
 """The goodputs whose capacity is reported."""
-TOLERANCE = 0.02
+TOLERANCE = 0.03
 """Bisection ends when the two rates around a level are this close, in shares of the stability limit."""
 LOWEST, HIGHEST = 0.02, 3.0
 """No rate outside these is tried, however good or bad a policy is."""
-START = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
-"""The rates that every policy is measured at first."""
 
 
 def next_shares(curve: Mapping[float, float], levels: Sequence[float] = LEVELS) -> list[float]:
-    """The rates at which the curve (share -> mean goodput) has to be known next; none when all levels are found."""
-    if not curve:
-        return list(START)
+    """The rates at which the curve (share -> mean goodput, at least one point) has to be known next.
+
+    None when every level lies between two rates that are close enough, or outside of what is tried.
+    """
     wanted = {_next_share(sorted(curve.items()), level) for level in levels}
     return sorted(share for share in wanted if share is not None)
 

@@ -58,7 +58,15 @@ def bench(
     load: float,
     out: Path | None,
 ) -> Answer:
-    """Run NAME: a scenario (a name under `scenarios/`, or a file), or `decision`, `kernel`, `live`.
+    """Run NAME: a scenario (a name under `scenarios/`, or a file), or one of
+
+    \b
+    goodput      the five clusters, and the capacities to reach
+    robustness   wrong profiles and late telemetry, and what may be lost
+    credibility  the simulated engine against a recorded run of a real one
+    decision     what one routing decision costs
+    kernel       what the kernel costs for one event
+    live         policies on this machine's own engines
 
     What has been simulated already is not simulated again: an interrupted benchmark goes on where it stopped.
     """
