@@ -13,7 +13,7 @@ from tightrope.model.messages import Command, Wake, WakeAt, WakeKind
 from tightrope.model.outcome import Usage
 from tightrope.model.profile import Profile
 from tightrope.model.workflow import ModelCall, Node
-from tightrope.policy.slack import sample
+from tightrope.policy.slack import sample_both
 
 LEARN_EVERY_S = 5.0
 """An outlook is drawn anew at most this often: it costs milliseconds, and one more run changes little."""
@@ -64,25 +64,21 @@ def note_width(run: Run, step: StepId, width: int, now_s: float) -> None:
 
 
 def learn(state: State, template: Template, now_s: float) -> None:
-    """Draw the template's outlook anew, always with the same random numbers, so that only knowledge changes it."""
-    best = {node.id: _best_profile(state, node) for node in template.workflow.nodes}
-    for is_ttft in (True, False):
-
-        def draw(step: StepId, rng: Random, is_ttft: bool = is_ttft) -> float:
-            is_terminal = is_ttft and step == template.workflow.output
-            inflation = _inflation(state, template, step)
-            return template.learned.draw_seconds(step, best.get(step), is_terminal, inflation, rng, now_s)
-
-        rng = Random(f"{state.settings.seed}/{template.workflow.id}")
-        outlook = sample(
-            template.workflow, is_ttft, draw, lambda s: template.learned.case_probabilities(s, now_s), rng
-        )
-        if is_ttft:
-            template.outlook_ttft = outlook
-        else:
-            template.outlook_e2e = outlook
+    """Draw the template's outlooks anew, always with the same random numbers, so that only knowledge changes them."""
+    workflow, learned = template.workflow, template.learned
+    best = {node.id: _best_profile(state, node) for node in workflow.nodes}
+    draw_by_step = {
+        step: learned.drawer(step, best.get(step), _inflation(state, template, step), now_s)
+        for step in workflow.graph.order
+    }
+    template.outlook_ttft, template.outlook_e2e = sample_both(
+        workflow,
+        lambda step, rng: draw_by_step[step](rng),
+        lambda switch: learned.case_probabilities(switch, now_s),
+        Random(f"{state.settings.seed}/{workflow.id}"),
+    )
     template.learned_s = now_s
-    template.learned_at = template.learned.observations
+    template.learned_at = learned.observations
     template.wake_is_set = False
 
 

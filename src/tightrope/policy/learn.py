@@ -7,7 +7,7 @@ a prior, so that the very first run has an answer too. How they become a run's r
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
 
@@ -31,6 +31,9 @@ PRIOR_RUNS = 20.0
 PRIOR_CODE_S = 0.005
 LONGEST_OF = 64
 """A wider fan-out takes about as long as its 64 longest-looking items; drawing more only costs time."""
+
+Draw = Callable[[Random], tuple[float, float]]
+"""Seconds to the first token, and to the end, of one imagined call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,60 +160,72 @@ class Learned:
         The longest item of a fan-out; 0 for a switch, an empty fan-out, or a model nobody has profiled.
         `is_terminal`: only the time to the first token counts.
         """
+        first_s, whole_s = self.drawer(step, profile, inflation, now_s)(rng)
+        return first_s if is_terminal else whole_s
+
+    def drawer(self, step: StepId, profile: Profile | None, inflation: float, now_s: float) -> Draw:
+        """The same for many draws at one moment: each gives the seconds to the first token and those to the end,
+        for one and the same imagined call."""
         found = self._nodes.get(step)
         if found is None:
-            return 0.0
-        items_s = (
-            self._draw_one(found, profile, is_terminal, inflation, rng, now_s)
-            for _ in self._draw_width(found, rng, now_s)
-        )
-        return max(items_s, default=0.0)
+            return _nothing
+        one = self._item_drawer(found, profile, inflation, now_s)
+        if found.fan_out is None:
+            return one
+        width = self._width_drawer(found.id, found.fan_out.max_items, now_s)
+
+        def longest(rng: Random) -> tuple[float, float]:
+            items = [one(rng) for _ in range(min(width(rng), LONGEST_OF))]
+            return (
+                max((first_s for first_s, _ in items), default=0.0),
+                max((whole_s for _, whole_s in items), default=0.0),
+            )
+
+        return longest
 
     # --- helpers -----------------------------------------------------------------------------------------
 
-    def _draw_width(self, node: Node, rng: Random, now_s: float) -> range:
-        if node.fan_out is None:
-            return range(1)
-        widths = self._widths[node.id]
-        most = node.fan_out.max_items
-        width = round(widths.draw(rng)) if widths.count(now_s) > 0 else rng.randint(1, most)
-        return range(min(width, most, LONGEST_OF))
+    def _width_drawer(self, step: StepId, most: int, now_s: float) -> Callable[[Random], int]:
+        widths = self._widths[step]
+        if widths.count(now_s) > 0:
+            return lambda rng: min(round(widths.draw(rng)), most)
+        return lambda rng: rng.randint(1, most)
 
-    def _draw_one(
-        self,
-        node: Node,
-        profile: Profile | None,
-        is_terminal: bool,
-        inflation: float,
-        rng: Random,
-        now_s: float,
-    ) -> float:
+    def _item_drawer(self, node: Node, profile: Profile | None, inflation: float, now_s: float) -> Draw:
         match node.work:
             case CodeCall():
                 seen = self._code_s[node.id]
-                return seen.draw(rng) if seen.count(now_s) > 0 else PRIOR_CODE_S
+                if seen.count(now_s) > 0:
+                    return lambda rng: (seen.draw(rng),) * 2
+                return lambda _: (PRIOR_CODE_S, PRIOR_CODE_S)
             case ModelCall(max_tokens=cap):
                 if profile is None:
-                    return 0.0
-                prompt = self._draw_prompt(node.id, rng, now_s)
-                output = self._draw_output(node.id, cap, rng, now_s)
-                solo_ms = profile.solo_ttft_ms(prompt) if is_terminal else profile.solo_ms(prompt, output)
-                return min(max(inflation, 1.0), 3.0) * solo_ms / 1000
+                    return _nothing
+                prompt = self._prompt_drawer(node.id, now_s)
+                output = self._output_drawer(node.id, cap, now_s)
+                return _timed(profile, prompt, output, min(max(inflation, 1.0), 3.0))
 
-    def _draw_prompt(self, step: StepId, rng: Random, now_s: float) -> float:
+    def _prompt_drawer(self, step: StepId, now_s: float) -> Callable[[Random], float]:
         seen = self._prompts[step]
-        return seen.draw(rng) if seen.count(now_s) > 0 else self._prior_prompt(step)
+        if seen.count(now_s) > 0:
+            return seen.draw
+        usual = self._prior_prompt(step)
+        return lambda _: usual
 
-    def _draw_output(self, step: StepId, cap: int, rng: Random, now_s: float) -> float:
+    def _output_drawer(self, step: StepId, cap: int, now_s: float) -> Callable[[Random], float]:
         """A seen length, or one around the prior's mean; the mixture has the mean that `lengths` reports."""
         outputs = self._outputs[step]
         count = outputs.count(now_s)
         share = 1.0 if count >= ENOUGH else count / (count + PRIOR_LENGTHS)
-        if rng.random() < share:
-            return min(float(cap), outputs.draw(rng))
         typical = self._cap_share(step, now_s)
         spread = min(typical, 1.0 - typical)
-        return max(1.0, cap * (typical + spread * rng.uniform(-1.0, 1.0)))
+
+        def draw(rng: Random) -> float:
+            if rng.random() < share:
+                return min(float(cap), outputs.draw(rng))
+            return max(1.0, cap * (typical + spread * rng.uniform(-1.0, 1.0)))
+
+        return draw
 
     def _cap_share(self, step: StepId, now_s: float) -> float:
         work = self._nodes[step].work
@@ -254,6 +269,24 @@ class _Ewma:
     def observe(self, value: float) -> None:
         self._seen += 1
         self.value += max(0.1, 1 / self._seen) * (value - self.value)
+
+
+def _nothing(_: Random) -> tuple[float, float]:
+    return 0.0, 0.0
+
+
+def _timed(
+    profile: Profile, prompt: Callable[[Random], float], output: Callable[[Random], float], factor: float
+) -> Draw:
+    """How long calls of such lengths take alone, times the factor."""
+
+    def draw(rng: Random) -> tuple[float, float]:
+        prompt_tokens, output_tokens = prompt(rng), output(rng)
+        first_ms = profile.solo_ttft_ms(prompt_tokens)
+        rest_ms = profile.solo_decode_ms(prompt_tokens, output_tokens)
+        return factor * first_ms / 1000, factor * (first_ms + rest_ms) / 1000
+
+    return draw
 
 
 def _blend(count: float, mean: float, prior: float) -> float:

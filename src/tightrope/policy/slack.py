@@ -8,7 +8,7 @@ replica gets a call is `route.py`; whether a run may enter is not asked here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from random import Random
@@ -63,7 +63,7 @@ class Outlook:
         FEWEST scenarios in which the step runs and the cases agree, every scenario is told again with those
         cases fixed and the step made to run: the drawn times stay, so no chance is added.
         """
-        key = (step, tuple(sorted(decided.items())))
+        key = (step, tuple(sorted(decided.items())) if decided else ())
         ordered = self._memo.get(key)
         if ordered is None:
             ordered = self._memo[key] = sorted(self._remaining(step, decided))
@@ -82,7 +82,7 @@ class Outlook:
         ]
         if len(agreeing) < FEWEST:
             fixed = {**_chain(self.workflow.graph, step), **decided}
-            agreeing = [_tell(self.workflow, scenario, fixed, step) for scenario in self.scenarios]
+            agreeing = list(_tell_all(self.workflow, self.scenarios, fixed, step))
         return [max(0.0, told.after_s[step]) for told in agreeing]
 
 
@@ -101,8 +101,33 @@ def sample(
     """
     chances = {switch.id: probabilities(switch.id) for switch in workflow.switches}
     imagined = tuple(_imagine(workflow, draw, chances, Random(rng.getrandbits(64))) for _ in range(scenarios))
-    told = tuple(_tell(workflow, scenario, {}, None) for scenario in imagined)
-    return Outlook(workflow, is_ttft, imagined, told)
+    return _outlook(workflow, is_ttft, imagined)
+
+
+def sample_both(
+    workflow: Workflow,
+    draw: Callable[[StepId, Random], tuple[float, float]],
+    probabilities: Callable[[StepId], Mapping[str, float]],
+    rng: Random,
+) -> tuple[Outlook, Outlook]:
+    """The outlook to the first content and the one to the end, of the same imagined runs.
+
+    `draw` gives the seconds of a step to its first token and to its end.
+    """
+    firsts_s: list[float] = []
+
+    def whole(step: StepId, rng: Random) -> float:
+        first_s, whole_s = draw(step, rng)
+        if step == workflow.output:
+            firsts_s.append(first_s)
+        return whole_s
+
+    e2e = sample(workflow, False, whole, probabilities, rng)
+    imagined = tuple(
+        Scenario(scenario.case_by_switch, {**scenario.seconds_by_step, workflow.output: first_s})
+        for scenario, first_s in zip(e2e.scenarios, firsts_s, strict=True)
+    )
+    return _outlook(workflow, True, imagined), e2e
 
 
 def grant(
@@ -155,6 +180,19 @@ class _Told:
     after_s: Mapping[StepId, float]
 
 
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """Who runs if the switches go in one way, and who then waits for whom: (step, source, seconds at most)."""
+
+    running: frozenset[StepId]
+    taken_by_switch: Mapping[StepId, str]
+    waits: tuple[tuple[StepId, StepId, float], ...]
+
+
+def _outlook(workflow: Workflow, is_ttft: bool, scenarios: tuple[Scenario, ...]) -> Outlook:
+    return Outlook(workflow, is_ttft, scenarios, _tell_all(workflow, scenarios, {}, None))
+
+
 def _imagine(
     workflow: Workflow,
     draw: Callable[[StepId, Random], float],
@@ -179,24 +217,50 @@ def _pick(chance_by_case: Mapping[str, float], point: float) -> str:
     return possible[-1][0] if possible else next(iter(chance_by_case))
 
 
-def _tell(
-    workflow: Workflow, scenario: Scenario, fixed: Mapping[StepId, str], forced: StepId | None
-) -> _Told:
-    """Work a scenario out backward, with some cases fixed and one step made to run."""
-    cases = {**scenario.case_by_switch, **fixed}
+def _tell_all(
+    workflow: Workflow,
+    scenarios: Iterable[Scenario],
+    fixed: Mapping[StepId, str],
+    forced: StepId | None,
+) -> tuple[_Told, ...]:
+    """Work scenarios out backward, with some cases fixed and one step made to run.
+
+    They differ in their times; who waits for whom is the same in all whose switches go the same way.
+    """
+    orders: dict[tuple[str, ...], _Order] = {}
+    told: list[_Told] = []
+    for scenario in scenarios:
+        cases = {**scenario.case_by_switch, **fixed}
+        key = tuple(cases.values())
+        order = orders.get(key)
+        if order is None:
+            order = orders[key] = _order(workflow, cases, forced)
+        told.append(_tell(workflow, scenario.seconds_by_step, order))
+    return tuple(told)
+
+
+def _order(workflow: Workflow, cases: Mapping[StepId, str], forced: StepId | None) -> _Order:
     graph = workflow.graph
     running = _running(workflow, cases, forced)
-    to_event = dict.fromkeys(graph.order, _NOWHERE)
-    after = dict.fromkeys(graph.order, _NOWHERE)
-    after[workflow.output] = 0.0
-    to_event[workflow.output] = scenario.seconds_by_step[workflow.output]
-    for step in reversed(graph.order):
-        for source, within_s in _waits(graph, step, cases, running):
-            lasts_s = scenario.seconds_by_step[source] if source in running else 0.0
-            after[source] = max(after[source], to_event[step])
-            to_event[source] = max(to_event[source], min(lasts_s, within_s) + to_event[step])
     taken = {switch.id: cases[switch.id] for switch in workflow.switches if switch.id in running}
-    return _Told(running, taken, to_event, after)
+    waits = tuple(
+        (step, source, within_s)
+        for step in reversed(graph.order)
+        for source, within_s in _waits(graph, step, cases, running)
+    )
+    return _Order(running, taken, waits)
+
+
+def _tell(workflow: Workflow, seconds_by_step: Mapping[StepId, float], order: _Order) -> _Told:
+    to_event = dict.fromkeys(workflow.graph.order, _NOWHERE)
+    after = to_event.copy()
+    after[workflow.output] = 0.0
+    to_event[workflow.output] = seconds_by_step[workflow.output]
+    for step, source, within_s in order.waits:
+        lasts_s = seconds_by_step[source] if source in order.running else 0.0
+        after[source] = max(after[source], to_event[step])
+        to_event[source] = max(to_event[source], min(lasts_s, within_s) + to_event[step])
+    return _Told(order.running, order.taken_by_switch, to_event, after)
 
 
 def _running(workflow: Workflow, cases: Mapping[StepId, str], forced: StepId | None) -> frozenset[StepId]:
