@@ -11,7 +11,7 @@ L10. Alone on a replica, the estimate is the sum of the engine's steps.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import pytest
 from hypothesis import given, settings
@@ -89,8 +89,8 @@ def test_golden_parts_of_a_first_token(profile: Profile, parts: tuple[float, flo
 def test_l1_more_never_makes_it_faster(
     profile: Profile, one: Load, other: Load, n1: float, n2: float, o1: float, o2: float
 ) -> None:
-    less = Load._make(min(pair) for pair in zip(one, other, strict=True))
-    more = Load._make(max(pair) for pair in zip(one, other, strict=True))
+    less = Load(*map(min, astuple(one), astuple(other)))
+    more = Load(*map(max, astuple(one), astuple(other)))
     prompts, outputs = sorted((n1, n2)), sorted((o1, o2))
     assert ttft_ms(profile, less, prompts[0]) <= ttft_ms(profile, more, prompts[1])
     assert decode_ms(profile, less, prompts[0], outputs[0]) <= decode_ms(
@@ -148,8 +148,11 @@ def test_l3_the_parts_add_up_on_a_replica(job: Job, view: ReplicaView) -> None:
 @given(jobs(), profiles(), loads(), st.sampled_from([0.25, 2.0, 3.7]))
 def test_l4_time_scales(job: Job, profile: Profile, load: Load, factor: float) -> None:
     slower = replace(profile, coefficients=profile.coefficients.scaled(factor))
-    later = load._replace(
-        resid_ms=factor * load.resid_ms, slot_ms=factor * load.slot_ms, prefill_ms=factor * load.prefill_ms
+    later = replace(
+        load,
+        resid_ms=factor * load.resid_ms,
+        slot_ms=factor * load.slot_ms,
+        prefill_ms=factor * load.prefill_ms,
     )
     assert critical_ms(job, slower, later) == pytest.approx(factor * critical_ms(job, profile, load))
 
@@ -203,13 +206,13 @@ def test_room_is_never_found_where_the_call_cannot_be_held(job: Job, view: Repli
 @given(jobs(), views())
 def test_room_keeps_to_sequences_memory_and_a_step_of_prompts(job: Job, view: ReplicaView) -> None:
     now = standing(view, NOW_S)
-    if not now.running or not has_room(job, view, NOW_S):
+    if not now.gauge.running or not has_room(job, view, NOW_S):
         return
     load = load_for(job, now)
     assert load.decoding + load.prefilling + load.waiting < view.profile.max_sequences
     assert load.queued_tokens == 0 or load.queued_tokens + job.prompt_tokens <= view.profile.step_tokens
     own = (float(job.prompt_tokens), float(job.output_high))
-    assert memory_peak([*memory_now(now, now.queued), own]) <= view.profile.kv_tokens
+    assert memory_peak([*memory_now(now, now.gauge.queued), own]) <= view.profile.kv_tokens
     assert load.slot_ms == 0
 
 

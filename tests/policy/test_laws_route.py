@@ -47,7 +47,8 @@ from tightrope.policy import DEFAULT_ROUTER, ROUTERS, router
 from tightrope.policy.baselines import tokens_left
 from tightrope.policy.estimate import estimate, fits_at_all, has_slot
 from tightrope.policy.fmware import Reading, costs, greedy, readings, target
-from tightrope.policy.foresight import Weighing, exposed, foresight, harm_ms
+from tightrope.policy.foresight import Weighing, foresight
+from tightrope.policy.harm import exposed, harm_ms
 from tightrope.policy.load import standing
 from tightrope.policy.route import Reason, Router
 
@@ -402,7 +403,7 @@ def test_harm_counts_each_live_call_by_what_it_suffers() -> None:
     now = standing(a_view(profile=card, held=held), NOW_S)
     job = a_job(prompt_tokens=100, output_tokens=10.0, due_s=NOW_S + 50)
     stall, overlap = 100 * (1 + 0.5 + 1), 2 * (5 + 10 + 10)
-    assert harm_ms(job, now, exposed(now, NOW_S, 0.25)) == pytest.approx(stall + overlap)
+    assert harm_ms(job, now, exposed(now, 0.25)) == pytest.approx(stall + overlap)
 
 
 def test_foresight_says_when_it_will_be_late() -> None:

@@ -57,7 +57,7 @@ def test_a_prompt_that_should_be_done_has_one_token_left() -> None:
 def test_what_the_engine_cannot_run_yet_waits_in_front_of_everybody() -> None:
     held = tuple(a_held(name, prompt_tokens=100) for name in "abc")
     now = standing(a_view(profile=PLAIN, held=held), NOW_S)
-    assert [call.call for call in now.queued] == ["c"]
+    assert [call.call for call in now.gauge.queued] == ["c"]
     urgent = a_job(due_s=NOW_S)
     load = load_for(urgent, now)
     assert (load.prefilling, load.waiting, load.queued_tokens) == (2, 1, 300)
@@ -113,7 +113,7 @@ def test_a_call_waits_for_memory() -> None:
 def test_decoding_calls_foretell_the_prompts_that_will_come() -> None:
     """100 prompt tokens each time a call of 50 tokens begins are 2 prompt tokens a step, for every sequence."""
     held = tuple(a_held(name, first_token_s=NOW_S, prompt_tokens=100, output_tokens=50.0) for name in "ab")
-    assert standing(a_view(profile=PLAIN, held=held), NOW_S).prefill_ms == pytest.approx(4)
+    assert standing(a_view(profile=PLAIN, held=held), NOW_S).gauge.prefill_ms == pytest.approx(4)
 
 
 def test_a_long_prompt_goes_when_no_other_prompt_is_in_front() -> None:

@@ -27,7 +27,7 @@ from tightrope.model.codec import encode
 from tightrope.model.errors import NotFound
 from tightrope.model.json import Json
 
-KERNEL_SIZES = ((4, 400), (64, 2000), (1000, 2000))
+KERNEL_SIZES = ((4, 400), (64, 2000), (1000, 2000), (10_000, 2000))
 
 
 def run(common: Common, name: str, options: Options) -> Answer:
@@ -73,13 +73,21 @@ def _kept(out: Path | None, data: Json, text: str) -> Answer:
 
 
 def _decision(common: Common, options: Options) -> Answer:
-    common.say("processor time of one decision; replicas hold 8 calls each")
+    common.say("processor time of one decision, in a pool where as many calls end as begin")
     costs = decision_costs()
     rows = [
-        (one.policy, str(one.replicas), str(one.decisions), f"{one.p50_us:.0f} us", f"{one.p99_us:.0f} us")
+        (
+            one.policy,
+            str(one.replicas),
+            str(one.calls),
+            str(one.decisions),
+            f"{one.p50_us:.0f} us",
+            f"{one.p99_us:.0f} us",
+        )
         for one in costs
     ]
-    table = grid(("policy", "replicas", "decisions", "p50", "p99"), rows, right=(1, 2, 3, 4))
+    columns = ("policy", "replicas", "calls each", "decisions", "p50", "p99")
+    table = grid(columns, rows, right=(1, 2, 3, 4, 5))
     return _kept(options.out, [cast(Json, encode(one)) for one in costs], f"{table}\n\n{_machine()}")
 
 

@@ -157,7 +157,7 @@ def place(state: State, pool: Pool, now_s: float) -> list[Command]:
     if not pool.line:
         return commands
     hopeless: list[Call] = []
-    thought: dict[ReplicaId, None] = {}
+    thought: dict[ReplicaId, ReplicaView] = {}
     for _, call_id in list(pool.line):
         if not _has_free_slot(pool.roster):
             break
@@ -169,8 +169,8 @@ def place(state: State, pool: Pool, now_s: float) -> list[Command]:
         commands += dispatched
         if not dispatched and not state.router.is_late_binding:
             break
-    for replica in thought:
-        state.show(state.replicas[replica])
+    for view in thought.values():
+        pool.roster.put(view)
     return commands + _place_hopeless(state, pool, hopeless, now_s)
 
 
@@ -202,21 +202,17 @@ def _place_hopeless(state: State, pool: Pool, calls: list[Call], now_s: float) -
 
 
 def _place_one(
-    state: State, pool: Pool, call: Call, thought: dict[ReplicaId, None], now_s: float
+    state: State, pool: Pool, call: Call, thought: dict[ReplicaId, ReplicaView], now_s: float
 ) -> list[Command]:
-    """Dispatch the call, or place it in thought and note where."""
-    job = call.job
-    if job is None:
+    """Dispatch the call, or place it in thought and note how the replica looked before."""
+    if call.job is None:
         raise TightropeBug(f"{call.id} has no job to be placed with")
-    router = state.router
-    candidates = _without(PoolView(pool.model, pool.roster, pool.turn), call)
-    job = _no_larger_than(job, candidates)
-    routed = router.choose(job, candidates, now_s, state.rng)
+    job, routed = _choose(state, pool, call, call.job, now_s)
     if routed is None:
         return []
     chosen = pool.roster.of(routed.replica)
     if chosen is None:
-        raise TightropeBug(f"{router.name} chose {routed.replica}, which is not ready")
+        raise TightropeBug(f"{state.router.name} chose {routed.replica}, which is not ready")
     held = HeldCall(
         call=call.id,
         prompt_tokens=job.prompt_tokens,
@@ -225,36 +221,45 @@ def _place_one(
         due_s=job.due_s,
         is_terminal=job.is_terminal,
         is_hopeless=job.is_hopeless,
-        has_slot=router.room(job, chosen, now_s),
+        has_slot=state.router.room(job, chosen, now_s),
     )
-    commands: list[Command] = []
-    if held.has_slot:
-        ttft_ms = estimate(job, chosen, now_s).ttft
-        commands = _dispatch(state, pool, call, held, routed, ttft_ms, now_s)
-    else:
-        thought[chosen.id] = None
+    if not held.has_slot:
+        thought.setdefault(chosen.id, chosen)
+        pool.roster.put(replace(chosen, held=(*chosen.held, held)))
+        return []
+    ttft_ms = estimate(job, chosen, now_s).ttft
+    commands = _dispatch(state, pool, call, held, routed, ttft_ms, now_s)
     if chosen.id in thought:
+        thought[chosen.id] = state.view(state.replicas[chosen.id])
         pool.roster.put(replace(chosen, held=(*chosen.held, held)))
     return commands
 
 
-def _no_larger_than(job: Job, view: PoolView) -> Job:
+def _choose(state: State, pool: Pool, call: Call, job: Job, now_s: float) -> tuple[Job, Routed | None]:
+    """Ask the router, about the replicas that have not failed this item yet, unless that would leave nobody."""
+    roster = pool.roster
+    failed = [view for view in map(roster.of, dict.fromkeys(call.piece.avoid)) if view is not None]
+    hidden = failed if len(failed) < len(roster) else []
+    for view in hidden:
+        roster.drop(view.id)
+    cards = {view.profile for view in roster} if hidden else state.pool_profiles(pool.model)
+    job = _no_larger_than(job, cards)
+    candidates = PoolView(pool.model, roster, pool.turn, roster.kinds(now_s))
+    routed = state.router.choose(job, candidates, now_s, state.rng)
+    for view in hidden:
+        roster.put(view)
+    return job, routed
+
+
+def _no_larger_than(job: Job, cards: Iterable[Profile]) -> Job:
     """The job as the roomiest replica could just hold it: sizes are guesses, and saying no is the engine's part."""
-    most = max((replica.profile.kv_tokens for replica in view.replicas), default=0)
+    most = max((card.kv_tokens for card in cards), default=0)
     if job.prompt_tokens + job.output_high <= most:
         return job
     prompt_tokens = min(job.prompt_tokens, max(1, most - 1))
     output_high = max(1, min(job.output_high, most - prompt_tokens))
     output_tokens = min(job.output_tokens, output_high)
     return replace(job, prompt_tokens=prompt_tokens, output_tokens=output_tokens, output_high=output_high)
-
-
-def _without(view: PoolView, call: Call) -> PoolView:
-    """The pool less the replicas that already failed this item, unless that would leave nobody."""
-    if not call.piece.avoid:
-        return view
-    others = tuple(replica for replica in view.replicas if replica.id not in call.piece.avoid)
-    return replace(view, replicas=others) if others else view
 
 
 def _dispatch(

@@ -213,8 +213,8 @@ class Pool:
     """
 
     model: ModelName
+    roster: Roster
     replicas: dict[ReplicaId, Replica] = field(default_factory=dict)
-    roster: Roster = field(default_factory=Roster)
     profiles: tuple[Profile, ...] | None = None
     line: list[tuple[tuple[object, ...], CallId]] = field(default_factory=list)
     turn: int = 0
@@ -252,7 +252,7 @@ class State:
     def pool(self, model: ModelName) -> Pool:
         """The pool of a model, made empty when first asked for."""
         if model not in self.pools:
-            self.pools[model] = Pool(model)
+            self.pools[model] = Pool(model, Roster(self.router.rank))
         return self.pools[model]
 
     def is_served(self, model: ModelName) -> bool:
@@ -316,9 +316,10 @@ class State:
     def show(self, replica: Replica) -> None:
         """Let policies see the replica as the ledger has it, if it may be given calls."""
         if replica.state is ReplicaState.READY:
-            self.pool(replica.spec.model).roster.put(self._view(replica))
+            self.pool(replica.spec.model).roster.put(self.view(replica))
 
-    def _view(self, replica: Replica) -> ReplicaView:
+    def view(self, replica: Replica) -> ReplicaView:
+        """The replica as the ledger has it."""
         spec = replica.spec
         card = self.accelerators.get(spec.accelerator)
         return ReplicaView(
@@ -450,7 +451,7 @@ class State:
             shown = self.pools[replica.spec.model].roster.of(replica.spec.id)
             if (replica.state is ReplicaState.READY) != (shown is not None):
                 yield f"{replica.spec.id} is {replica.state} and the roster says otherwise"
-            elif shown is not None and shown != self._view(replica):
+            elif shown is not None and shown != self.view(replica):
                 yield f"the roster shows {replica.spec.id} as it is not"
             for call in replica.held:
                 if call not in self.calls or self.calls[call].replica != replica.spec.id:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from tightrope.model.ids import AcceleratorName, CallId, ModelName, ReplicaId
@@ -81,7 +81,10 @@ class HeldCall:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaView:
-    """One replica that may be given calls, and what it holds, oldest dispatch first."""
+    """One replica that may be given calls, and what it holds, oldest dispatch first.
+
+    `memo` is no part of it: there readers keep, by type, what they have worked out from the rest.
+    """
 
     id: ReplicaId
     model: ModelName
@@ -89,18 +92,30 @@ class ReplicaView:
     profile: Profile
     usd_per_h: float = 0.0
     held: tuple[HeldCall, ...] = ()
+    memo: dict[type, object] = field(default_factory=dict, init=False, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """The ready replicas that share a profile, in one order for each number that the router ranks them by."""
+
+    profile: Profile
+    orders: tuple[Sequence[ReplicaView], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class PoolView:
     """The ready replicas of one model, in id order. `turn` counts the calls dispatched to the pool so far.
 
-    To be read while one decision is made, and not to be kept: `replicas` may be the kernel's own table.
+    `kinds` are the same replicas by kind, kept in order where they are many and the router wants them so;
+    otherwise it is empty. To be read while one decision is made, and not to be kept: both may be the kernel's own
+    tables.
     """
 
     model: ModelName
     replicas: Sequence[ReplicaView]
     turn: int = 0
+    kinds: tuple[Kind, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

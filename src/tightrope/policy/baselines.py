@@ -7,6 +7,7 @@ free slot and bind a call the moment one has been found. Estimates in their deci
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from random import Random
 
 from tightrope.model.fleet import Job, PoolView, ReplicaView, Routed
@@ -29,10 +30,10 @@ def choose_round_robin(job: Job, pool: PoolView, now_s: float, _rng: Random) -> 
     """The next in id order that has a free slot, counted on from the calls dispatched so far."""
     count = len(pool.replicas)
     in_turn = (pool.replicas[(pool.turn + step) % count] for step in range(count))
-    free = [(float(step), view) for step, view in enumerate(in_turn) if has_slot(job, view)]
+    free = list(islice(((float(step), view) for step, view in enumerate(in_turn) if has_slot(job, view)), 2))
     if not free:
         return None
-    found = [_candidate(job, view, now_s, step, "not its turn") for step, view in free[:2]]
+    found = [_candidate(job, view, now_s, step, "not its turn") for step, view in free]
     return routed("round-robin", Reason.NEXT_IN_TURN, job, now_s, found)
 
 
@@ -67,8 +68,9 @@ def choose_least_tokens(job: Job, pool: PoolView, now_s: float, _rng: Random) ->
 def tokens_left(view: ReplicaView, now_s: float) -> float:
     """Tokens the replica has still to compute or to produce for the calls it holds."""
     now = standing(view, now_s)
-    waiting = (*now.prefilling, *now.queued)
-    prompts = sum(now.prompt_left) + sum(call.prompt_tokens for call in now.queued)
+    sums = now.gauge
+    waiting = (*sums.prefilling, *sums.queued)
+    prompts = now.left.tokens + sums.waiting.tokens
     return prompts + sum(now.output_left) + sum(call.output_tokens for call in waiting)
 
 

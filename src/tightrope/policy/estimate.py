@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from tightrope.model.fleet import Estimate, Job, ReplicaView
 from tightrope.model.profile import Profile
+from tightrope.policy.gauge import gauge, step_room
 from tightrope.policy.load import (
     EMPTY,
     Load,
@@ -20,7 +21,6 @@ from tightrope.policy.load import (
     load_for,
     memory_peak,
     standing,
-    step_room,
     waiting_ahead,
 )
 
@@ -45,22 +45,24 @@ def estimate(job: Job, view: ReplicaView, now_s: float) -> Estimate:
 
 def estimate_at(job: Job, now: Standing) -> Estimate:
     """The same, for a replica whose standing is known already."""
-    return split(job, now.profile, load_for(job, now))
+    return split(job, now.gauge.profile, load_for(job, now))
 
 
-def split(job: Job, profile: Profile, load: Load) -> Estimate:
+def split(job: Job, profile: Profile, load: Load, alone_ms: float | None = None) -> Estimate:
     """The estimate under this load, in parts: the same function on three loads.
 
-    `lx` on the empty replica; `lq` what the line in front adds to that; `lr` what the running calls add to
-    both. A call that is terminal counts until its first token, any other until its end.
+    `lx` on the empty replica, which is `alone_ms` where that is known already; `lq` what the line in front adds
+    to that; `lr` what the running calls add to both. A call that is terminal counts until its first token, any
+    other until its end.
     """
     ttft = ttft_ms(profile, load, job.prompt_tokens)
     decode = decode_ms(profile, load, job.prompt_tokens, job.output_tokens)
     whole = ttft if job.is_terminal else ttft + decode
-    alone = critical_ms(job, profile, EMPTY)
-    in_line = critical_ms(job, profile, load.without_running())
-    lq = max(0.0, in_line - alone)
-    return Estimate(lx=alone, lq=lq, lr=max(0.0, whole - alone - lq), ttft=ttft, decode=decode)
+    alone = critical_ms(job, profile, EMPTY) if alone_ms is None else alone_ms
+    in_line = critical_ms(job, profile, load.without_running()) if load.has_line else alone
+    lq = in_line - alone if in_line > alone else 0.0
+    lr = whole - alone - lq
+    return Estimate(alone, lq, lr if lr > 0 else 0.0, ttft, decode)
 
 
 def ttft_ms(
@@ -72,7 +74,7 @@ def ttft_ms(
     computing by what was learned of this replica's prefill.
     """
     k = profile.coefficients
-    x = max(0.0, prompt_tokens - hit_tokens)
+    x = prompt_tokens - hit_tokens if prompt_tokens > hit_tokens else 0.0
     tokens = load.queued_tokens + x
     steps = math.ceil(tokens / step_room(profile, load.decoding)) or 1
     pairs = x * (hit_tokens + x / 2) + load.queued_pairs
@@ -88,7 +90,7 @@ def decode_ms(
     sequences = load.decoding + load.prefilling + load.waiting + 1
     context = load.context_tokens + load.queued_context + prompt_tokens + output_tokens / 2
     gap = k.a + k.h + k.b * sequences + k.c * context + load.prefill_ms
-    return correction * max(0.0, output_tokens - 1) * gap
+    return correction * (output_tokens - 1) * gap if output_tokens > 1 else 0.0
 
 
 def critical_ms(job: Job, profile: Profile, load: Load) -> float:
@@ -115,29 +117,30 @@ def has_room(job: Job, view: ReplicaView, now_s: float) -> bool:
 
 def has_room_at(job: Job, now: Standing) -> bool:
     """The same, for a replica whose standing is known already."""
-    if not fits_at_all(job, now.profile):
+    sums = now.gauge
+    if not fits_at_all(job, sums.profile):
         return False
-    if not now.running:
+    if not sums.running:
         return True
-    ahead = waiting_ahead(job, now)
-    if now.running + len(ahead) >= now.profile.max_sequences:
+    ahead = waiting_ahead(job, sums)
+    if sums.running + len(ahead) >= sums.profile.max_sequences:
         return False
-    in_front = sum(now.prompt_left) + sum(call.prompt_tokens for call in ahead)
-    if in_front > 0 and in_front + job.prompt_tokens > now.profile.step_tokens:
+    in_front = now.left.tokens + sum(call.prompt_tokens for call in ahead)
+    if in_front > 0 and in_front + job.prompt_tokens > sums.profile.step_tokens:
         return False
     return is_memory_enough(job, now, ahead)
 
 
 def has_slot(job: Job, view: ReplicaView) -> bool:
     """Early binding: a free sequence, and memory for all, as if no held call had made progress."""
-    held = [call for call in view.held if call.has_slot]
-    if len(held) >= view.profile.max_sequences:
+    sums = gauge(view)
+    if sums.slots >= view.profile.max_sequences:
         return False
-    calls = [(float(call.prompt_tokens), call.output_tokens) for call in held]
-    calls.append((float(job.prompt_tokens), float(job.output_high)))
-    if sum(map(sum, calls)) <= view.profile.kv_tokens:  # never below the peak
+    own = (float(job.prompt_tokens), float(job.output_high))
+    if sums.promised + sum(own) <= view.profile.kv_tokens:  # never below the peak
         return True
-    return memory_peak(calls) <= view.profile.kv_tokens
+    calls = [(float(call.prompt_tokens), call.output_tokens) for call in view.held if call.has_slot]
+    return memory_peak([*calls, own]) <= view.profile.kv_tokens
 
 
 def typical_s(

@@ -1,24 +1,31 @@
 """foresight, the default router: the smallest estimate of a batching engine, plus the harm done to others.
 
-Owns the score J and the harm X. A call is charged for the delay it puts on calls that are there already and
-can still be on time. The estimate is `estimate.py`, its inputs are `load.py`; the kernel binds late, and so
-replicas without room are candidates too.
+Owns the score J and which replicas it is worked out for. A call is charged for the delay it puts on calls that
+are there already and can still be on time. The estimate is `estimate.py`, the harm `harm.py`; the kernel binds
+late, and so replicas without room are candidates too.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import insort
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import compress, zip_longest
 from random import Random
-from typing import NamedTuple
 
-from tightrope.model.fleet import HeldCall, Job, PoolView, ReplicaView, Routed
+from tightrope.model.fleet import Job, PoolView, ReplicaView, Routed
+from tightrope.model.profile import Profile
 from tightrope.policy.estimate import critical_ms, fits_at_all, has_room, split
-from tightrope.policy.load import EMPTY, Load, Standing, load_for, standing, step_room
+from tightrope.policy.harm import harm_ms, kept_exposed, overlap_tokens
+from tightrope.policy.load import EMPTY, Load, load_for, standing
 from tightrope.policy.route import MOST_OFFERS, Candidate, Choose, Reason, Router, routed
+
+FEW_OFFERS = 4
+"""In a large pool a decision remembers this many candidates: to put one into words costs as much as to look at one."""
+PATIENCE = 4
+"""In a kind that is kept in order, so many replicas in a row that are no better than one before end the search."""
+TYPICAL_PROMPT, TYPICAL_OUTPUT = 1000, 128
+"""The call (tokens) by whose score the replicas of a kind are kept in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +43,6 @@ class Weighing:
 DEFAULT = Weighing()
 
 
-class Exposed(NamedTuple):
-    """The live calls of a replica whose critical part is not over, by how one more call would delay them.
-
-    How many decode and how many prefill; those placed in thought, whose keys decide; and for each whose
-    decoding is critical, the tokens it still has to produce. What the engine queues itself goes first anyway.
-    """
-
-    decoding: int
-    prefilling: int
-    placed: Sequence[HeldCall]
-    critical_left: Sequence[float]
-
-
 def foresight(weighing: Weighing = DEFAULT) -> Choose:
     """Smallest J = l_crit + W * X over all replicas that could ever hold the call; None if there are none."""
 
@@ -59,11 +53,12 @@ def foresight(weighing: Weighing = DEFAULT) -> Choose:
     return choose
 
 
-FORESIGHT = Router("foresight", foresight(), has_room, "latest-finish", is_late_binding=True)
+@dataclass(slots=True)
+class _Scored:
+    """What the call would take on one replica, alone there and as it is, and the score."""
 
-
-class _Scored(NamedTuple):
     view: ReplicaView
+    alone_ms: float
     load: Load
     crit_ms: float
     score_ms: float
@@ -74,109 +69,101 @@ class _Scored(NamedTuple):
 
 
 def _best(job: Job, pool: PoolView, now_s: float, weighing: Weighing) -> tuple[list[_Scored], float]:
-    """The best eight of all that could hold the call, in order, and the smallest estimate of all.
+    """The best few of those that could hold the call, in order, and the smallest estimate of all looked at.
 
-    No replica beats its own idle card, so the fastest cards are looked at first, and the search ends at a card
-    that would lose against the eighth best even if it were idle. That changes no result.
+    No replica beats its own idle card, so the fastest kinds are looked at first, and the search ends at one that
+    would lose against all of the best few even if it were idle. That changes no result. Where the kernel keeps
+    the kinds in order, a kind is also left after PATIENCE replicas in a row that are no better than one before.
     """
     best: list[_Scored] = []
     least_ms = math.inf
-    for alone_ms, view in _fastest_first(job, pool):
-        if len(best) == MOST_OFFERS and alone_ms > best[-1].score_ms:
-            break
-        scored = _score(job, view, now_s, weighing)
-        least_ms = min(least_ms, scored.crit_ms)
-        if len(best) < MOST_OFFERS or scored.rank < best[-1].rank:
-            insort(best, scored, key=lambda one: one.rank)
-            del best[MOST_OFFERS:]
+    most, patience = (FEW_OFFERS, PATIENCE) if pool.kinds else (MOST_OFFERS, len(pool.replicas))
+    for alone_ms, views in _fastest_first(job, pool):
+        worse, least_here_ms = 0, math.inf
+        for view in views:
+            if worse == patience or (len(best) == most and alone_ms > best[-1].score_ms):
+                break
+            scored = _score(job, view, alone_ms, now_s, weighing)
+            least_ms = min(least_ms, scored.crit_ms)
+            worse = 0 if scored.score_ms < least_here_ms else worse + 1
+            least_here_ms = min(least_here_ms, scored.score_ms)
+            if len(best) < most or scored.rank < best[-1].rank:
+                insort(best, scored, key=_rank)
+                del best[most:]
     return best, least_ms
 
 
-def _fastest_first(job: Job, pool: PoolView) -> list[tuple[float, ReplicaView]]:
-    """Who could hold the call, with the milliseconds it would take there if nothing else did."""
-    alone_by_card: dict[int, float] = {}  # by identity: replicas of a card share one profile
-    found = []
-    for view in pool.replicas:
-        profile = view.profile
-        alone_ms = alone_by_card.get(id(profile))
-        if alone_ms is None:
-            alone_ms = critical_ms(job, profile, EMPTY) if fits_at_all(job, profile) else math.inf
-            alone_by_card[id(profile)] = alone_ms
-        if alone_ms < math.inf:
-            found.append((alone_ms, view))
-    found.sort(key=lambda pair: (pair[0], len(pair[1].held)))
+def _rank(one: _Scored) -> tuple[float, int, str]:
+    return one.rank
+
+
+def _fastest_first(job: Job, pool: PoolView) -> list[tuple[float, Sequence[ReplicaView]]]:
+    """The kinds that could hold the call, with the milliseconds it would take there if nothing else did."""
+    order = 0 if job.is_terminal else 1
+    kinds = [(kind.profile, kind.orders[order]) for kind in pool.kinds] or _by_profile(pool.replicas)
+    found = [
+        (critical_ms(job, profile, EMPTY), views) for profile, views in kinds if fits_at_all(job, profile)
+    ]
+    found.sort(key=lambda pair: pair[0])
     return found
 
 
-def _score(job: Job, view: ReplicaView, now_s: float, weighing: Weighing) -> _Scored:
+def _by_profile(views: Iterable[ReplicaView]) -> list[tuple[Profile, Sequence[ReplicaView]]]:
+    """All replicas by kind, those that hold the fewest calls first."""
+    alike: dict[int, list[ReplicaView]] = {}  # by identity: replicas of a kind share one profile
+    for view in sorted(views, key=lambda view: len(view.held)):
+        alike.setdefault(id(view.profile), []).append(view)
+    return [(found[0].profile, found) for found in alike.values()]
+
+
+def _score(job: Job, view: ReplicaView, alone_ms: float, now_s: float, weighing: Weighing) -> _Scored:
+    if not view.held:
+        return _Scored(view, alone_ms, EMPTY, alone_ms, alone_ms)
     now = standing(view, now_s)
     load = load_for(job, now)
     crit_ms = critical_ms(job, view.profile, load)
+    harm = harm_ms(job, now, kept_exposed(view, now, weighing.tolerance_s))
+    return _Scored(view, alone_ms, load, crit_ms, crit_ms + weighing.harm_weight * harm)
+
+
+# --- a large pool, kept in order --------------------------------------------------------------------------
+
+
+def promise(view: ReplicaView, now_s: float) -> tuple[float, float]:
+    """About what a call of typical size would score there soon: one that ends with its first token, and a whole one.
+
+    Soon is when the prompts that are being computed are done: they take a tenth of a second, and an order that
+    counted them would be wrong for most of the time until the ledger changes again.
+    """
+    k = view.profile.coefficients
     if not view.held:
-        return _Scored(view, load, crit_ms, crit_ms)
-    harm = harm_ms(job, now, exposed(now, now_s, weighing.tolerance_s))
-    return _Scored(view, load, crit_ms, crit_ms + weighing.harm_weight * harm)
+        first_ms = math.ceil(TYPICAL_PROMPT / view.profile.step_tokens) * (k.a + k.h)
+        return first_ms, first_ms + TYPICAL_OUTPUT * (k.a + k.h)
+    now = standing(view, now_s)
+    sums, others = now.gauge, kept_exposed(view, now, DEFAULT.tolerance_s)
+    context = now.context_tokens + sums.prompts - sums.waiting.tokens
+    step_ms = sums.base_ms + k.b * len(sums.prefilling) + k.c * context
+    tokens = sums.waiting.tokens + TYPICAL_PROMPT
+    overlap = overlap_tokens(TYPICAL_OUTPUT, now, others)
+    live = others.decoding + len(others.outputs)
+    harm = live * k.d * TYPICAL_PROMPT + overlap * (k.b + k.c * TYPICAL_PROMPT)
+    first_ms = (math.ceil(tokens / sums.room) + 0.5) * step_ms + k.d * sums.waiting.tokens
+    first_ms += DEFAULT.harm_weight * harm
+    return first_ms, first_ms + TYPICAL_OUTPUT * (step_ms + sums.prefill_ms)
 
 
-def harm_ms(job: Job, now: Standing, others: Exposed) -> float:
-    """X: milliseconds of delay, summed over the live calls of the replica.
-
-    Our prompt stalls every call that decodes or waits behind us, and half as long one that is in prefill
-    itself; our decoding slows down the decoding of all that it overlaps.
-    """
-    k = now.profile.coefficients
-    prompt = job.prompt_tokens
-    stall = k.d * prompt + k.e * prompt * prompt / 2
-    key = (job.is_hopeless, job.due_s)
-    behind = sum((call.is_hopeless, call.due_s) > key for call in others.placed)
-    stalled = others.decoding + others.prefilling / 2 + behind
-    output = job.output_tokens
-    overlap = sum(min(output, left) for left in others.critical_left)
-    return stall * stalled + overlap * (k.b + k.c * (prompt + output / 2))
+FORESIGHT = Router("foresight", foresight(), has_room, "latest-finish", is_late_binding=True, rank=promise)
 
 
-def exposed(now: Standing, now_s: float, tolerance_s: float) -> Exposed:
-    """Which calls there can still be on time, if nothing more is sent there.
-
-    A terminal call has no critical part left once its first token is out. Finishes are predicted with the
-    prompts in front of each call and the step time of all that run, waiting for a free sequence aside.
-    """
-    latest_s = now_s - tolerance_s
-    gap_s = (now.step_ms + now.prefill_ms + now.profile.coefficients.b * len(now.prefilling)) / 1000
-    critical_left = [
-        left
-        for call, left in zip(now.decoding, now.output_left, strict=True)
-        if not call.is_terminal and not call.is_hopeless and call.due_s - left * gap_s >= latest_s
-    ]
-    decoding = len(critical_left)
-    pending = [*now.prefilling, *now.queued, *now.placed]
-    if not pending:
-        return Exposed(decoding, 0, (), critical_left)
-    live = _live(now, pending, latest_s, gap_s)
-    critical_left += [call.output_tokens for call in compress(pending, live) if not call.is_terminal]
-    placed = list(compress(now.placed, live[len(pending) - len(now.placed) :]))
-    return Exposed(decoding, sum(live[: len(now.prefilling)]), placed, critical_left)
-
-
-def _live(now: Standing, pending: Sequence[HeldCall], latest_s: float, gap_s: float) -> list[bool]:
-    """Which of the calls without a first token, in the order in which they get it, can still be on time."""
-    k = now.profile.coefficients
-    step_s = now.step_ms / 1000
-    token_s = step_s / step_room(now.profile, len(now.decoding))
-    waited_s = step_s / 2
-    live: list[bool] = []
-    for call, left in zip_longest(pending, now.prompt_left):
-        prompt = call.prompt_tokens if left is None else left
-        waited_s += prompt * (token_s + (k.d + k.e * (call.prompt_tokens - prompt / 2)) / 1000)
-        rest_s = 0.0 if call.is_terminal else (call.output_tokens - 1) * gap_s
-        live.append(not call.is_hopeless and call.due_s - waited_s - rest_s >= latest_s)
-    return live
+# --- words ------------------------------------------------------------------------------------------------
 
 
 def _decision(job: Job, ranked: Sequence[_Scored], least_ms: float, now_s: float) -> Routed:
     best = ranked[0]
     found = [
-        Candidate(one.view, split(job, one.view.profile, one.load), one.score_ms, _loss(best, one))
+        Candidate(
+            one.view, split(job, one.view.profile, one.load, one.alone_ms), one.score_ms, _loss(best, one)
+        )
         for one in ranked
     ]
     if best.crit_ms > (job.due_s - now_s) * 1000:

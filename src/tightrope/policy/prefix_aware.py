@@ -71,7 +71,7 @@ def _lookup(view: ReplicaView, hits: Mapping[ReplicaId, float], now_s: float) ->
 def held_tokens(view: ReplicaView, now_s: float) -> float:
     """Tokens of context that the calls there hold: whole prompts, and what they have produced so far."""
     now = standing(view, now_s)
-    return now.context_tokens + sum(call.prompt_tokens for call in (*now.prefilling, *now.queued))
+    return now.context_tokens + now.gauge.prompts
 
 
 def _score(one: _Known, is_match: bool) -> float:

@@ -20,6 +20,7 @@ MOST_OFFERS = 8
 
 Choose = Callable[[Job, PoolView, float, Random], Routed | None]
 Room = Callable[[Job, ReplicaView, float], bool]
+Rank = Callable[[ReplicaView, float], tuple[float, ...]]
 
 
 class Reason(StrEnum):
@@ -58,7 +59,9 @@ class Router:
     `choose(job, pool, now_s, rng)` gives a decision, or None when nobody can take the call now. `room(job,
     view, now_s)` says whether the chosen replica may be given it now. With `is_late_binding` the choice is
     among all replicas, those without room included; otherwise it is among those with room. `line` is the
-    order in which waiting calls are asked about.
+    order in which waiting calls are asked about. `rank(view, now_s)` gives the numbers by which the kernel keeps
+    the replicas of a kind in order, smallest first, one order for each; it is asked again when a ledger changes.
+    None: the policy looks at all replicas.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Router:
     room: Room
     line: Line
     is_late_binding: bool = False
+    rank: Rank | None = None
 
 
 @dataclass(frozen=True, slots=True)
