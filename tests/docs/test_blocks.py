@@ -23,6 +23,8 @@ from tests.architecture.sources import ROOT
 from tests.docs.pages import PAGES, Block, blocks, shown
 from tightrope.app.cli import main
 from tightrope.app.config import parse_config
+from tightrope.bench.library import known
+from tightrope.bench.scenario_form import read_scenario
 from tightrope.flow.document import read_workflow
 
 WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
@@ -53,6 +55,8 @@ YAML = [(page, block) for page in PAGES for block in blocks(page, "yaml")]
 def test_every_yaml_block_can_be_used(page: Path, block: Block, tmp_path: Path) -> None:
     if block.text.startswith("workflow:"):
         assert read_workflow(block.text, source=shown(page), base=tmp_path).name
+    elif block.text.startswith("scenario:"):
+        assert read_scenario(block.text, shown(page), known()).name
     else:
         assert parse_config(block.text, tmp_path / "tightrope.yaml", {}).config.models
 
