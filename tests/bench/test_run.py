@@ -24,7 +24,7 @@ from tightrope.bench.intervals import mean
 from tightrope.bench.run import Plan, capacity, plan_of, run, run_cells
 from tightrope.bench.scenario import Belief, Mishap, Rate
 from tightrope.bench.search import LEVELS
-from tightrope.bench.store import DETERMINES, Store, code_digest, digest, hashed
+from tightrope.bench.store import DETERMINES, Result, Store, code_digest, digest, hashed
 from tightrope.model.ids import AcceleratorName, ModelName
 
 CELL = Cell(tiny(), "foresight", 4.0, 100)
@@ -38,7 +38,7 @@ def quietly(done: int, total: int, label: str) -> None: ...
 
 def test_1_equal_cells_give_equal_figures_in_any_process(tmp_path: Path) -> None:
     cells = [replace(CELL, policy=policy) for policy in ("foresight", "power-of-two")]
-    found = run_cells(cells, Store(tmp_path), workers=2, tell=quietly)
+    found = run_cells(cells, Store(tmp_path, Result), workers=2, tell=quietly)
     for cell in cells:
         assert found[digest(cell)].figures == play(cell).figures
 
@@ -77,13 +77,13 @@ def test_1_fixed_lengths_are_all_alike() -> None:
 
 def test_2_what_is_kept_is_not_simulated_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_of(tiny(), workers=1)
-    first = run(plan, Store(tmp_path), quietly)
+    first = run(plan, Store(tmp_path, Result), quietly)
 
     def fail(*_: object) -> None:
         raise AssertionError("simulated again")
 
     monkeypatch.setattr(running, "play", fail)
-    assert run(plan, Store(tmp_path), quietly) == first
+    assert run(plan, Store(tmp_path, Result), quietly) == first
     assert [(point.policy, round(point.share, 6)) for point in first] == [
         ("foresight", 0.2),
         ("power-of-two", 0.2),
@@ -96,17 +96,17 @@ def test_2_an_interrupted_benchmark_goes_on_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = plan_of(tiny(), workers=1)
-    whole = run(plan, Store(tmp_path / "whole"), quietly)
+    whole = run(plan, Store(tmp_path / "whole", Result), quietly)
 
     def interrupted(done: int, total: int, label: str) -> None:
         if done == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(plan, Store(tmp_path / "broken"), interrupted)
-    assert len(Store(tmp_path / "broken")) == 3
+        run(plan, Store(tmp_path / "broken", Result), interrupted)
+    assert len(Store(tmp_path / "broken", Result)) == 3
     told: list[int] = []
-    again = run(plan, Store(tmp_path / "broken"), lambda done, total, label: told.append(done))
+    again = run(plan, Store(tmp_path / "broken", Result), lambda done, total, label: told.append(done))
     assert again == whole
     assert told == list(range(3, 9))
 
@@ -119,9 +119,9 @@ def test_2_an_interrupt_leaves_no_process_behind(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_cells(cells, Store(tmp_path), workers=2, tell=interrupted)
+        run_cells(cells, Store(tmp_path, Result), workers=2, tell=interrupted)
     assert multiprocessing.active_children() == []
-    assert len(Store(tmp_path)) == 1
+    assert len(Store(tmp_path, Result)) == 1
 
 
 # --- 3 ---------------------------------------------------------------------------------------------------
@@ -167,14 +167,14 @@ def test_3_every_place_that_is_said_to_determine_results_exists() -> None:
 
 
 def test_4_a_torn_line_is_left_out(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = Store(tmp_path, Result)
     run_cells([CELL], store, workers=1, tell=quietly)
     whole = store.file.read_text()
     store.file.write_text(whole + json.dumps({"type": "Result"}) + "\n" + whole.strip()[:40])
-    again = Store(tmp_path)
+    again = Store(tmp_path, Result)
     assert len(again) == 1
     run_cells([CELL, replace(CELL, seed=101)], again, workers=1, tell=quietly)
-    assert len(Store(tmp_path)) == 2
+    assert len(Store(tmp_path, Result)) == 2
 
 
 # --- 5 ---------------------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ def test_5_bisection_measures_both_sides_of_every_level(
 
     monkeypatch.setattr(running, "play", line)
     plan = Plan(tiny(), ("foresight",), (Rate(0.2), Rate(0.6)), (100,), 1)
-    points = capacity(plan, Store(tmp_path), quietly)
+    points = capacity(plan, Store(tmp_path, Result), quietly)
     for level in LEVELS:
         found = (1.31 - level) / 0.613
         near = [point.share for point in points if abs(point.share - found) <= 0.031]

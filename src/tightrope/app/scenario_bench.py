@@ -27,7 +27,7 @@ from tightrope.bench.run import Plan, Tell, capacity, plan_of, run
 from tightrope.bench.scenario_form import parse_rate, parse_seeds
 from tightrope.bench.search import LEVELS
 from tightrope.bench.setting import setting
-from tightrope.bench.store import Store, code_digest
+from tightrope.bench.store import Result, Store, code_digest
 from tightrope.model.codec import encode
 from tightrope.model.errors import InvalidInput, NotFound
 from tightrope.model.json import Json
@@ -102,7 +102,7 @@ def bench_family(
 def measured(common: Common, name: str, options: Options, folder: Path, resume: str) -> Report:
     """The report of one scenario, whose cells are kept in `folder`. `resume` is the benchmark to name on Ctrl-C."""
     plan = _planned(name, options)
-    store = Store(folder)
+    store = Store(folder, Result)
     how_far = f"{len(plan.policies)} policies, {len(plan.seeds)} seeds, {plan.workers} processes"
     common.say(f"{plan.scenario.name}: {how_far}, stability limit {plan.limit_per_s:.2f} runs/s")
     with (
@@ -166,7 +166,7 @@ def _older(file: Path) -> Report:
 
 
 @contextmanager
-def _resumable(common: Common, name: str, options: Options, store: Store) -> Iterator[None]:
+def _resumable(common: Common, name: str, options: Options, store: Store[Result]) -> Iterator[None]:
     """Say on Ctrl-C what is kept and how to go on."""
     try:
         yield

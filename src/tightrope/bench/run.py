@@ -9,26 +9,28 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Generic
 
 from tightrope.bench.cell import Cell, limit_per_s, play
 from tightrope.bench.intervals import mean
 from tightrope.bench.metrics import Figures
 from tightrope.bench.scenario import Rate, Scenario
 from tightrope.bench.search import LEVELS, next_shares
-from tightrope.bench.store import Result, Store, digest
+from tightrope.bench.store import Result, Store, T, digest
 from tightrope.model.errors import TightropeError
 
 Tell = Callable[[int, int, str], None]
 """How far it is: cells done, cells in all, the one that ended last."""
 
 
-class CellFailed(TightropeError):
-    """A cell could not be simulated; the message names it."""
+class JobFailed(TightropeError):
+    """A process died; the message names what was under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ def plan_of(scenario: Scenario, workers: int | None = None) -> Plan:
     return Plan(scenario, scenario.policies, scenario.rates, scenario.seeds, count)
 
 
-def run(plan: Plan, store: Store, tell: Tell) -> list[Measured]:
+def run(plan: Plan, store: Store[Result], tell: Tell) -> list[Measured]:
     """Every policy at every rate under every seed; what the store has already is not run again."""
     limit = plan.limit_per_s
     rates = [per_s_of(rate, limit) for rate in plan.rates]
@@ -76,7 +78,9 @@ def run(plan: Plan, store: Store, tell: Tell) -> list[Measured]:
     return _measured(plan, limit, wanted, store, tell)
 
 
-def capacity(plan: Plan, store: Store, tell: Tell, levels: Sequence[float] = LEVELS) -> list[Measured]:
+def capacity(
+    plan: Plan, store: Store[Result], tell: Tell, levels: Sequence[float] = LEVELS
+) -> list[Measured]:
     """The same, and at the rates that bisection asks for, until every level lies between two close rates."""
     limit = plan.limit_per_s
     points: dict[tuple[str, float], Measured] = {}
@@ -104,7 +108,7 @@ def _curve(policy: str, points: dict[tuple[str, float], Measured]) -> dict[float
 
 
 def _measured(
-    plan: Plan, limit_per_s: float, wanted: Sequence[tuple[str, float]], store: Store, tell: Tell
+    plan: Plan, limit_per_s: float, wanted: Sequence[tuple[str, float]], store: Store[Result], tell: Tell
 ) -> list[Measured]:
     cells = [
         [Cell(plan.scenario, policy, round(per_s, 6), seed) for seed in plan.seeds]
@@ -120,29 +124,12 @@ def _measured(
 # --- cells -----------------------------------------------------------------------------------------------
 
 
-def run_cells(cells: Sequence[Cell], store: Store, workers: int, tell: Tell) -> dict[str, Result]:
-    """The result of every cell under its digest. Interrupted, it keeps what has ended and stops at once."""
-    names = {digest(cell): cell for cell in cells}
-    found = {name: result for name in names if (result := store.get(name)) is not None}
-    missing = {name: cell for name, cell in names.items() if name not in found}
-    tell(len(found), len(names), "")
-    with closing(_results(missing, min(workers, len(missing)))) as results:
-        for result in results:
-            store.keep(result)
-            found[result.digest] = result
-            label = f"{result.policy} {result.rate_per_s:.2f} req/s seed {result.seed}"
-            tell(len(found), len(names), label)
-    return found
-
-
-def _results(missing: dict[str, Cell], workers: int) -> Generator[Result, None, None]:
-    if workers <= 1:
-        yield from (_result(name, cell) for name, cell in missing.items())
-        return
-    with _processes(workers) as pool:
-        futures = {pool.submit(_result, name, cell): cell for name, cell in missing.items()}
-        for future in as_completed(futures):
-            yield _ended(future, futures[future])
+def run_cells(cells: Sequence[Cell], store: Store[Result], workers: int, tell: Tell) -> dict[str, Result]:
+    """The result of every cell under its digest."""
+    jobs = {
+        name: Job(partial(_result, name, cell), _label(cell)) for cell in cells for name in [digest(cell)]
+    }
+    return run_jobs(jobs, store, workers, tell)
 
 
 def _result(name: str, cell: Cell) -> Result:
@@ -150,13 +137,53 @@ def _result(name: str, cell: Cell) -> Result:
     return Result(name, cell.policy, cell.rate_per_s, cell.seed, played.figures, round(played.took_s, 3))
 
 
-def _ended(future: Future[Result], cell: Cell) -> Result:
+def _label(cell: Cell) -> str:
+    return f"{cell.policy} {cell.rate_per_s:.2f} req/s seed {cell.seed}"
+
+
+# --- jobs in processes -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Job(Generic[T]):
+    """Something to do in any process, in words for people beside."""
+
+    work: Callable[[], T]
+    label: str
+
+
+def run_jobs(jobs: Mapping[str, Job[T]], store: Store[T], workers: int, tell: Tell) -> dict[str, T]:
+    """The result of every job under its digest; what the store has already is not done again.
+
+    Interrupted, it keeps what has ended and stops at once.
+    """
+    found = {name: result for name in jobs if (result := store.get(name)) is not None}
+    missing = {name: job for name, job in jobs.items() if name not in found}
+    tell(len(found), len(jobs), "")
+    with closing(_results(list(missing.values()), min(workers, len(missing)))) as results:
+        for result in results:
+            store.keep(result)
+            found[result.digest] = result
+            tell(len(found), len(jobs), jobs[result.digest].label)
+    return found
+
+
+def _results(jobs: Sequence[Job[T]], workers: int) -> Generator[T, None, None]:
+    if workers <= 1:
+        yield from (job.work() for job in jobs)
+        return
+    with _processes(workers) as pool:
+        futures = {pool.submit(job.work): job for job in jobs}
+        for future in as_completed(futures):
+            yield _ended(future, futures[future])
+
+
+def _ended(future: Future[T], job: Job[T]) -> T:
     try:
         return future.result()
     except BrokenProcessPool:
-        raise CellFailed(
-            f"a process of the benchmark died (out of memory?); the cells that had ended are kept; "
-            f"one of those under way was {cell.policy} at {cell.rate_per_s:g} req/s, seed {cell.seed}"
+        raise JobFailed(
+            f"a process of the benchmark died (out of memory?) at the time of {job.label}; what had ended is kept"
         ) from None
 
 

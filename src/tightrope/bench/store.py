@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 import tightrope
 from tightrope.bench.cell import Cell
@@ -28,6 +29,16 @@ DETERMINES = (
 """Packages and files of which a change can change what a cell gives, beside the data of the scenarios."""
 
 
+class Kept(Protocol):
+    """What a store can hold: a dataclass that `codec` can encode, known by its digest."""
+
+    @property
+    def digest(self) -> str: ...
+
+
+T = TypeVar("T", bound=Kept)
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """What a cell gave, and how many seconds of processor time it took."""
@@ -40,21 +51,21 @@ class Result:
     took_s: float
 
 
-class Store:
-    """The results in one folder. Several benchmarks may share it: a cell is found by its digest alone."""
+class Store(Generic[T]):
+    """The results of one kind in one file. Several benchmarks may share it: a result is found by its digest alone."""
 
-    def __init__(self, folder: Path) -> None:
-        self.file = folder / CELLS_FILE
-        self._results = _read(self.file)
+    def __init__(self, folder: Path, kind: type[T], name: str = CELLS_FILE) -> None:
+        self.file = folder / name
+        self._results = _read(self.file, kind)
 
     def __len__(self) -> int:
         return len(self._results)
 
-    def get(self, digest: str) -> Result | None:
-        """The result of a cell, if it was kept."""
+    def get(self, digest: str) -> T | None:
+        """The result with this digest, if it was kept."""
         return self._results.get(digest)
 
-    def keep(self, result: Result) -> None:
+    def keep(self, result: T) -> None:
         """Note a result for this process and those that come later."""
         self._results[result.digest] = result
         self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -63,27 +74,27 @@ class Store:
             file.write(f"\n{line}\n")  # begins a line of its own even behind one that was torn
 
 
-def _read(file: Path) -> dict[str, Result]:
+def _read(file: Path, kind: type[T]) -> dict[str, T]:
     try:
         lines = file.read_text("utf-8").splitlines()
     except FileNotFoundError:
         return {}
-    found = (_parsed(line) for line in lines if line.strip())
+    found = (_parsed(line, kind) for line in lines if line.strip())
     return {result.digest: result for result in found if result is not None}
 
 
-def _parsed(line: str) -> Result | None:
+def _parsed(line: str, kind: type[T]) -> T | None:
     """A result; None for a torn line, and for one that another version wrote in another form."""
     try:
-        return decode(Result, json.loads(line))
+        return decode(kind, json.loads(line))
     except (ValueError, InvalidInput):
         return None
 
 
-def digest(cell: Cell) -> str:
-    """Sixteen hex digits over everything that determines what the cell gives."""
+def digest(cell: Cell, *more: str | float) -> str:
+    """Sixteen hex digits over everything that determines what the cell gives, and over what else does."""
     scenario = replace(cell.scenario, name="", about="", policies=(), rates=(), seeds=())
-    whole = (encode(replace(cell, scenario=scenario)), code_digest())
+    whole = (encode(replace(cell, scenario=scenario)), code_digest(), *more)
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
 
 
