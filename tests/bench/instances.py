@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from random import Random
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -45,6 +46,7 @@ def ask(
     items: int = 0,
     gather: Gather | None = None,
     stream: bool = False,
+    model: ModelName = MODEL,
 ) -> Node:
     """A model node that reads others; one whose name ends in `?` may be missing."""
     inputs = tuple(
@@ -60,7 +62,7 @@ def ask(
     )
     return Node(
         id=StepId(name),
-        work=ModelCall(MODEL, Prompt(text=name), 64, stream=stream),
+        work=ModelCall(model, Prompt(text=name), 64, stream=stream),
         inputs=inputs,
         case=CaseRef(StepId(case[0]), case[1]) if case else None,
         fan_out=FanOut(Ref("input", ("list",)), 4) if items else None,
@@ -76,10 +78,11 @@ def _flow(name: str, *nodes: Node, **more: object) -> Workflow:
 _WAY = Switch(
     StepId("way"), (Case("long", "first.x == 1", 0.5), Case("short", None, 0.5)), reads=(StepId("first"),)
 )
+WHOLE = _flow("whole", ask("out"))
 FLOWS = (
     _flow("single", ask("out", stream=True)),
     _flow("chain", ask("first"), ask("out", "first", stream=True)),
-    _flow("whole", code("look"), ask("out", "look")),
+    _flow("late", code("look"), ask("out", "look")),
     _flow("both", ask("left"), ask("right"), ask("out", "left", "right", stream=True)),
     _flow("fan", ask("many", items=4), ask("out", "many", gather=Gather(), stream=True)),
     _flow("some", ask("many", items=4), ask("out", "many", gather=Gather(2, 0.05), stream=True)),
@@ -91,6 +94,31 @@ FLOWS = (
         switches=(_WAY,),
     ),
 )
+
+
+def a_world(profile: Profile, replicas: int, **changes: Any) -> World:
+    """Equal replicas of one model, for runs of one call whose answer is read at its end."""
+    kind = (profile.model, profile.accelerator)
+    plain = World(
+        accelerators=(Accelerator(profile.accelerator),),
+        replicas=tuple(ReplicaSpec(ReplicaId(f"r{number}"), *kind) for number in range(replicas)),
+        truths={kind: Truth(profile)},
+        beliefs={kind: profile},
+        tenants=(Tenant(TENANT),),
+        workflows=(WHOLE,),
+        settings=KernelSettings(),
+        start_s={profile.accelerator: 1.0},
+    )
+    return replace(plain, **changes)
+
+
+def a_script(
+    number: int, call: CallScript, slo: Slo, at_s: float = 0.0, flow: Workflow | None = None
+) -> RunScript:
+    """A run whose calls are all like this one."""
+    flow = flow or WHOLE
+    calls = {node.id: (call,) for node in flow.nodes}
+    return RunScript(RunId(f"run-{number}"), at_s, TENANT, flow, slo, calls, {})
 
 
 PLAIN = tuple(flow for flow in FLOWS if flow.name != "some")

@@ -2,19 +2,26 @@
 Laws of the exact programs
 1. On engines that serve one call at a time, the program and the engine tried in every order agree.
 2. On one such engine with every call there at once, it leaves as few late as Moore and Hodgson.
+   (Law B5 of the limits.)
 3. Neither beats the linear program.
 """
 
 from __future__ import annotations
 
-from hypothesis import assume, given, settings
+from dataclasses import replace
 
-from tests.bench.instances import PLAIN, Kind, instances
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from tests.bench.instances import CARDS, MODEL, PLAIN, Kind, a_script, a_world, instances, profiles
+from tests.policy.builders import H100
 from tightrope.bench.calls import planned
 from tightrope.bench.exact import batched_best, serial_best
 from tightrope.bench.lp_bound import lp_bound
 from tightrope.model.errors import InvalidInput
-from tightrope.sim.script import RunScript
+from tightrope.model.slo import Slo
+from tightrope.sim.script import CallScript, RunScript
 from tightrope.sim.world import World
 
 CLOSE = 1e-5
@@ -59,3 +66,58 @@ def test_3_the_best_order_on_batching_engines_is_below_the_bound(load: Load) -> 
     world, scripts = few(load, 4)
     assume(scripts)
     assert batched_best(world, scripts).good_runs <= lp_bound(world, scripts, 50.0).good_runs + CLOSE
+
+
+@st.composite
+def at_once(draw: st.DrawFn) -> Load:
+    """Calls of all lengths that come at once to one engine, each with a moment to end by."""
+    profile = draw(profiles(CARDS[0], 100_000, Kind(is_serial=True)))
+    lengths = draw(st.lists(st.tuples(st.integers(1, 900), st.integers(1, 40)), min_size=1, max_size=7))
+    whole_s = sum(profile.solo_ms(prompt, output) for prompt, output in lengths) / 1000
+    dues_s = [draw(st.floats(0.05, 1)) * whole_s for _ in lengths]
+    world = a_world(profile, replicas=1)
+    scripts = [
+        a_script(number, CallScript(prompt, output), Slo(e2e_s=due_s))
+        for number, ((prompt, output), due_s) in enumerate(zip(lengths, dues_s, strict=True))
+    ]
+    return world, scripts
+
+
+@given(at_once())
+@settings(max_examples=40)
+def test_2_one_engine_with_every_call_there_leaves_as_few_late_as_moore_and_hodgson(load: Load) -> None:
+    world, scripts = load
+    (profile,) = world.beliefs.values()
+    jobs = []
+    for script in scripts:
+        (call,) = script.calls[script.workflow.output]
+        due_s = script.slo.e2e_s or 0.0
+        jobs.append((due_s, profile.solo_ms(call.prompt_tokens, call.output_tokens) / 1000))
+    assert serial_best(world, scripts).good_runs == moore_hodgson(jobs)
+
+
+def moore_hodgson(jobs: list[tuple[float, float]]) -> int:
+    """How many of (due, takes) can be on time on one machine: in order of due, throw out the longest when late."""
+    kept: list[float] = []
+    for due_s, takes_s in sorted(jobs):
+        kept.append(takes_s)
+        if sum(kept) > due_s:
+            kept.remove(max(kept))
+    return len(kept)
+
+
+def test_what_cannot_be_planned_is_refused() -> None:
+    call = CallScript(100, 10)
+    serial = replace(H100, max_sequences=1, model=MODEL)
+    world = a_world(serial, replicas=1)
+    scripts = [a_script(number, call, Slo(e2e_s=1.0)) for number in range(16)]
+    with pytest.raises(InvalidInput, match="16 calls are too many"):
+        serial_best(world, scripts)
+    with pytest.raises(InvalidInput, match="7 calls are too many"):
+        batched_best(world, scripts[:7])
+    with pytest.raises(InvalidInput, match="never late"):
+        serial_best(world, [a_script(0, call, Slo())])
+    with pytest.raises(InvalidInput, match="not serial"):
+        serial_best(a_world(replace(serial, max_sequences=2), replicas=1), scripts[:2])
+    with pytest.raises(InvalidInput, match="without noise"):
+        serial_best(replace(world, network_s=0.1), scripts[:2])

@@ -1,14 +1,16 @@
 """
 Laws of the limits
-B1. No schedule of the simulator beats the linear program; every one of them is a point of it.
+B1. Every schedule of the simulator is a point of the linear program, so none beats it.
 B2. The bound never rises when a promise is tightened, and never falls when a replica is added.
 B3. Halving the bins never raises it.
-B6. The stability limit is the optimum of its linear program.
+B6. The stability limit is the optimum of its linear program (that it is linear in replicas and in speed is in
+    `test_laws_capacity.py`).
 Further: merging equal replicas changes nothing; any prices of the rows prove a bound.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
@@ -16,40 +18,35 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linprog
 
 from tests.bench.instances import PLAIN, Kind, instances
+from tests.bench.test_laws_capacity import kinds_of_call, pools
 from tests.bench.traced_engine import Schedule, Trace, point
 from tests.sim.worlds import sessions
 from tightrope.bench import exact
 from tightrope.bench.calls import planned
+from tightrope.bench.capacity import Demand, pool_limit, work_ms
 from tightrope.bench.exact import played
 from tightrope.bench.lp_bound import certified, lp_bound, program, solve
 from tightrope.bench.windows import RunDuties, duties, machines_of
 from tightrope.model.ids import CallId, ReplicaId
+from tightrope.model.profile import Profile
 from tightrope.model.slo import Slo
 from tightrope.sim import fleet
 from tightrope.sim.driver import simulate
 from tightrope.sim.script import RunScript
-from tightrope.sim.world import RunRecord, World
+from tightrope.sim.world import World
 
 CLOSE = 1e-5
 Load = tuple[World, list[RunScript]]
 loads = st.one_of(instances(), sessions(may_go_wrong=False))
 
 
-def good_runs(records: Sequence[RunRecord]) -> int:
-    return sum(record.is_met for record in records)
-
-
-@given(loads, st.sampled_from([100.0, 370.0]))
-def test_b1_no_policy_beats_the_bound(load: Load, bin_ms: float) -> None:
-    world, scripts = load
-    assert good_runs(simulate(world, scripts)) <= lp_bound(world, scripts, bin_ms).good_runs + CLOSE
-
-
 @given(loads, st.sampled_from([50.0, 370.0]), st.booleans())
+@settings(max_examples=50)
 def test_b1_every_schedule_of_a_policy_is_a_point(load: Load, bin_ms: float, merged: bool) -> None:
     world, scripts = load
     trace = Trace()
@@ -96,6 +93,7 @@ def assert_is_a_point(
     excess = made.matrix @ x - made.limits
     assert set(made.family[excess > CLOSE]) == set()
     assert np.abs(excess[made.is_equal]).max(initial=0.0) < CLOSE
+    assert sum(good) <= solve(made).good_runs + CLOSE
 
 
 def _duty_by_call(
@@ -117,6 +115,7 @@ def _duty_by_call(
 
 
 @given(instances(), st.floats(0.5, 1), st.sampled_from([100.0, 370.0]))
+@settings(max_examples=30)
 def test_b2_tighter_promises_never_raise_it(load: Load, factor: float, bin_ms: float) -> None:
     world, scripts = load
     tighter = [replace(script, slo=_scaled(script.slo, factor)) for script in scripts]
@@ -132,6 +131,7 @@ def _scaled(slo: Slo, factor: float) -> Slo:
 
 
 @given(instances(), st.sampled_from([100.0, 370.0]))
+@settings(max_examples=30)
 def test_b2_one_more_replica_never_lowers_it(load: Load, bin_ms: float) -> None:
     world, scripts = load
     more = replace(world, replicas=(*world.replicas, replace(world.replicas[0], id=ReplicaId("more"))))
@@ -140,6 +140,7 @@ def test_b2_one_more_replica_never_lowers_it(load: Load, bin_ms: float) -> None:
 
 
 @given(instances(), st.sampled_from([100.0, 370.0]))
+@settings(max_examples=30)
 def test_b3_halving_the_bins_never_raises_it(load: Load, bin_ms: float) -> None:
     world, scripts = load
     bound = lp_bound(world, scripts, bin_ms).good_runs
@@ -147,6 +148,7 @@ def test_b3_halving_the_bins_never_raises_it(load: Load, bin_ms: float) -> None:
 
 
 @given(instances(), st.sampled_from([100.0, 370.0]))
+@settings(max_examples=30)
 def test_merging_equal_replicas_changes_nothing(load: Load, bin_ms: float) -> None:
     world, scripts = load
     bound = lp_bound(world, scripts, bin_ms).good_runs
@@ -154,9 +156,32 @@ def test_merging_equal_replicas_changes_nothing(load: Load, bin_ms: float) -> No
 
 
 @given(instances(), st.randoms(use_true_random=False))
+@settings(max_examples=20)
 def test_any_prices_prove_a_bound(load: Load, rng: Random) -> None:
     world, scripts = load
     machines = machines_of(world)
     made = program(machines, duties(world, scripts, machines), 100.0)
     prices = np.array([rng.choice([0.0, 1.0, rng.uniform(-1, 3)]) for _ in made.limits])
     assert certified(made, prices) >= solve(made).good_runs - CLOSE
+
+
+@given(kinds_of_call, pools)
+@settings(max_examples=40)
+def test_b6_the_stability_limit_is_the_optimum_of_its_program(
+    kinds: list[Demand], pool: list[Profile]
+) -> None:
+    """max lam such that sum_g z[v,g] = lam calls[v] and sum_v work[v,g] z[v,g] <= 1000 x replicas of g."""
+    groups = Counter(pool)
+    width = 1 + len(kinds) * len(groups)
+    asked, offered = np.zeros((len(kinds), width)), np.zeros((len(groups), width))
+    for v, kind in enumerate(kinds):
+        asked[v, 0] = -kind.calls
+        for g, profile in enumerate(groups):
+            asked[v, 1 + v * len(groups) + g] = 1.0
+            offered[g, 1 + v * len(groups) + g] = work_ms(profile, kind) / 1000
+    cost = np.zeros(width)
+    cost[0] = -1.0
+    found = linprog(
+        cost, A_ub=offered, b_ub=list(groups.values()), A_eq=asked, b_eq=np.zeros(len(kinds)), method="highs"
+    )
+    assert pool_limit(kinds, pool) == pytest.approx(-found.fun, rel=1e-6)

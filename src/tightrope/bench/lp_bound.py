@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 from scipy.sparse import csr_array
 
+from tightrope.bench.metrics import Window
 from tightrope.bench.windows import Duty, Machines, Place, RunDuties, duties, machines_of
 from tightrope.model.errors import InvalidInput
 from tightrope.sim.script import RunScript
@@ -32,7 +33,8 @@ Ints = NDArray[np.int64]
 class LpBound:
     """No scheduler keeps the promises of more than `good_runs` of `runs`: `goodput` of them.
 
-    `is_optimal` is False when the solver was stopped: the bound holds, and a smaller one may.
+    `is_optimal` is False when the solver was stopped: the bound holds, and a smaller one may. `is_certain` is False
+    when steps vary or replicas fail: the bound is that of a world in which neither happens.
     """
 
     goodput: float
@@ -42,6 +44,7 @@ class LpBound:
     columns: int
     rows: int
     is_optimal: bool
+    is_certain: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,25 +100,28 @@ def lp_bound(
     scripts: Sequence[RunScript],
     bin_ms: float = BIN_MS,
     limit_s: float | None = None,
+    window: Window | None = None,
     *,
     merged: bool = True,
 ) -> LpBound:
-    """The bound for these runs in this world. `limit_s` of solving at most; `merged`: equal replicas as one kind.
+    """The bound for the runs that arrive within `window` (None: all), with the fleet to themselves.
 
-    Merging changes nothing, for the mean of a solution over equal replicas is a solution. Halving bins never
-    raises the bound.
+    `limit_s` of solving at most. `merged`: equal replicas as one kind, which changes nothing, for the mean of a
+    solution over equal replicas is a solution. Halving the bins never raises the bound.
     """
+    counted = [one for one in scripts if window is None or window.from_s <= one.at_s < window.to_s]
     machines = machines_of(world, merged=merged)
-    made = program(machines, duties(world, scripts, machines), bin_ms)
+    made = program(machines, duties(world, counted, machines, scripts), bin_ms)
     solved = solve(made, limit_s)
     return LpBound(
-        goodput=solved.good_runs / len(scripts) if scripts else 1.0,
+        goodput=solved.good_runs / len(counted) if counted else 1.0,
         good_runs=solved.good_runs,
-        runs=len(scripts),
+        runs=len(counted),
         bin_ms=bin_ms,
         columns=len(made.upper),
         rows=len(made.limits),
         is_optimal=solved.is_optimal,
+        is_certain=not world.faults and not any(truth.noise for truth in world.truths.values()),
     )
 
 

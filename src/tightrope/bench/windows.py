@@ -101,13 +101,18 @@ def machines_of(world: World, *, merged: bool = True) -> tuple[Machines, ...]:
 
 
 def duties(
-    world: World, scripts: Sequence[RunScript], machines: Sequence[Machines], patience_s: float = PATIENCE_S
+    world: World,
+    scripts: Sequence[RunScript],
+    machines: Sequence[Machines],
+    everyone: Sequence[RunScript] = (),
+    patience_s: float = PATIENCE_S,
 ) -> tuple[RunDuties, ...]:
     """What each run needs, and when, on these machines. A run to which no moment is promised needs nothing.
 
-    Noise, faults and the time to start replicas are left out: engines take exactly the time of their profile.
+    `everyone` is all that there is in the world, if that is more. Noise, faults and the time to start replicas are
+    left out: engines take exactly the time of their profile.
     """
-    costs = _Costs(machines, scripts)
+    costs = _Costs(machines, everyone or scripts)
     caps = {tenant.id: tenant.limits.output_tokens for tenant in world.tenants}
     return tuple(
         _duties(script, course(script, caps.get(script.tenant), patience_s), costs, 1000 * world.network_s)

@@ -1,0 +1,101 @@
+"""
+Laws of the search
+B1. It never beats the linear program.
+B4. What it finds is never worse than any policy it starts from.
+1. Equal arguments find the equal assignment, and following that gives the best again.
+2. Following what a policy chose gives what it gave, if the policy sends a call as soon as any replica has room.
+3. Every call goes where it is assigned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.bench.instances import Kind, ask, instances
+from tests.sim.worlds import BIG, a_script, a_world
+from tightrope.bench.clairvoyant import Budget, climb, follow, reached, search
+from tightrope.bench.limit import HEAD, Distance, Effort, distance, rows
+from tightrope.bench.lp_bound import lp_bound
+from tightrope.model.codec import decode, encode
+from tightrope.model.slo import Slo
+from tightrope.model.workflow import Workflow
+from tightrope.sim.driver import simulate
+from tightrope.sim.script import CallScript, RunScript
+from tightrope.sim.world import World
+
+CLOSE = 1e-5
+STARTS = ("foresight", "power-of-two")
+Load = tuple[World, list[RunScript]]
+
+
+@given(instances(Kind(most_runs=6)))
+@settings(max_examples=12)
+def test_b1_b4_the_search_is_below_the_bound_and_never_worse_than_a_start(load: Load) -> None:
+    world, scripts = load
+    found = search(world, scripts, STARTS, Budget(steps=4))
+    assert found.best.good_runs <= lp_bound(world, scripts, 100.0).good_runs + CLOSE
+    assert [climbed.start.policy for climbed in found.climbs] == list(STARTS)
+    assert all(climbed.best.score >= climbed.start.score for climbed in found.climbs)
+    assert found.best.score == max(climbed.best.score for climbed in found.climbs)
+    assert found.best.goodput >= max(climbed.start.goodput for climbed in found.climbs) - 1e-3
+
+
+@given(instances(Kind(most_runs=6)), st.integers(0, 9))
+@settings(max_examples=10)
+def test_1_what_is_found_can_be_had_again(load: Load, seed: int) -> None:
+    world, scripts = load
+    climbed = climb(world, scripts, "round-robin", Budget(steps=3), seed=seed)
+    assert climb(world, scripts, "round-robin", Budget(steps=3), seed=seed) == climbed
+    if climbed.assignment is not None:
+        records = follow(world, scripts, "round-robin", climbed.assignment)
+        assert reached("round-robin", records) == climbed.best
+
+
+@given(instances(), st.sampled_from(["round-robin", "least-tokens", "shortest-queue"]))
+@settings(max_examples=20)
+def test_2_following_a_policy_gives_what_it_gave(load: Load, policy: str) -> None:
+    world, scripts = load
+    world = replace(world, settings=replace(world.settings, router=policy))
+    records = simulate(world, scripts)
+    assignment = {call.call.rpartition(".")[0]: call.replica for record in records for call in record.calls}
+    again = follow(world, scripts, policy, assignment)
+    assert [record.duration_s for record in again] == [record.duration_s for record in records]
+    assert reached(policy, again) == reached(policy, records)
+
+
+@given(instances(), st.randoms(use_true_random=False))
+@settings(max_examples=20)
+def test_3_every_call_goes_where_it_is_assigned(load: Load, rng: Random) -> None:
+    world, scripts = load
+    replicas = [spec.id for spec in world.replicas]
+    assignment = {
+        f"{script.run}/{step}/{item}": rng.choice(replicas)
+        for script in scripts
+        for step, items in script.calls.items()
+        for item in range(len(items))
+    }
+    for record in follow(world, scripts, "foresight", assignment):
+        assert [call.replica for call in record.calls] == [
+            assignment[call.call.rpartition(".")[0]] for call in record.calls
+        ]
+
+
+def test_the_distance_of_policies_is_told_in_a_table() -> None:
+    node = ask("out", stream=True, model=BIG)
+    flow = Workflow("chat", (node,), node.id)
+    world = a_world(flow, replicas="b0:big@fast b1:big@slow")
+    scripts = [
+        a_script(flow, number=number, at_s=0.01 * number, slo=Slo(ttft_s=0.1), out=CallScript(500, 20))
+        for number in range(16)
+    ]
+    effort = Effort(("foresight", "round-robin"), Budget(steps=20), bin_ms=25.0)
+    one = distance(world, scripts, ["round-robin", "least-tokens"], effort)
+    assert [reached.policy for reached in one.policies] == ["round-robin", "least-tokens"]
+    assert one.policies[0].goodput < one.found.best.goodput < one.bound.goodput < 1
+    assert one.of_found(one.policies[0].goodput) == one.policies[0].good_runs / one.found.best.good_runs
+    assert {len(row) for row in rows(one)} == {len(HEAD)}
+    assert decode(Distance, encode(one)) == one
