@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from tightrope.kernel.locality import note_prompt, with_hits
 from tightrope.kernel.state import Call, CallPhase, Piece, Pool, Run, State
 from tightrope.model.errors import TightropeBug
 from tightrope.model.fleet import HeldCall, Job, PoolView, ReplicaView, Routed
@@ -102,9 +103,16 @@ def enter_line(state: State, run: Run, call: Call, now_s: float) -> bool:
         budget_s=call.slack.budget_s,
         is_terminal=granted.is_terminal,
         is_hopeless=is_hopeless(call.last_chance_s, own_s, now_s),
+        tpot_s=_tpot_s(run, call.step),
     )
     state.enqueue(call)
     return True
+
+
+def _tpot_s(run: Run, step_id: StepId) -> float:
+    """What a reader of this step was promised per token; nobody reads along but at the output node."""
+    promised_s = run.slo.tpot_s if step_id == run.output else None
+    return math.inf if promised_s is None else promised_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +230,7 @@ def _place_one(
         is_terminal=job.is_terminal,
         is_hopeless=job.is_hopeless,
         has_slot=state.router.room(job, chosen, now_s),
+        tpot_s=job.tpot_s,
     )
     if not held.has_slot:
         thought.setdefault(chosen.id, chosen)
@@ -229,6 +238,7 @@ def _place_one(
         return []
     ttft_ms = estimate(job, chosen, now_s).ttft
     commands = _dispatch(state, pool, call, held, routed, ttft_ms, now_s)
+    note_prompt(call.piece.item, pool, chosen, now_s)
     if chosen.id in thought:
         thought[chosen.id] = state.view(state.replicas[chosen.id])
         pool.roster.put(replace(chosen, held=(*chosen.held, held)))
@@ -243,7 +253,7 @@ def _choose(state: State, pool: Pool, call: Call, job: Job, now_s: float) -> tup
     for view in hidden:
         roster.drop(view.id)
     cards = {view.profile for view in roster} if hidden else state.pool_profiles(pool.model)
-    job = _no_larger_than(job, cards)
+    job = with_hits(_no_larger_than(job, cards), call.piece.item, pool, now_s)
     candidates = PoolView(pool.model, roster, pool.turn, roster.kinds(now_s))
     routed = state.router.choose(job, candidates, now_s, state.rng)
     for view in hidden:

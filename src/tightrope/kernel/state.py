@@ -40,6 +40,7 @@ from tightrope.model.slo import Slo, Tenant
 from tightrope.model.workflow import Gather, Graph, Node, Workflow
 from tightrope.policy.learn import Inflation, Learned
 from tightrope.policy.order import line_key
+from tightrope.policy.prefix import PrefixIndex
 from tightrope.policy.route import Router
 from tightrope.policy.slack import Outlook
 
@@ -219,6 +220,7 @@ class Pool:
     line: list[tuple[tuple[object, ...], CallId]] = field(default_factory=list)
     turn: int = 0
     inflation: Inflation = field(default_factory=Inflation)
+    prefixes: PrefixIndex = field(default_factory=PrefixIndex)
 
     def ready(self) -> list[Replica]:
         """Replicas that may be given calls, in id order."""
@@ -293,6 +295,8 @@ class State:
             self.draining[replica.spec.id] = None
         else:
             self.draining.pop(replica.spec.id, None)
+        if to is ReplicaState.LOST:
+            pool.prefixes.forget(replica.spec.id)
         if to is ReplicaState.READY:
             self.show(replica)
             self.touched[replica.spec.model] = None
@@ -311,6 +315,7 @@ class State:
         del pool.replicas[replica.spec.id]
         self.draining.pop(replica.spec.id, None)
         pool.roster.drop(replica.spec.id)
+        pool.prefixes.forget(replica.spec.id)
         pool.profiles = None
 
     def show(self, replica: Replica) -> None:

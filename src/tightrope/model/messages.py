@@ -116,10 +116,16 @@ class DrainRequested:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One prepared call: bytes of its rendered prompt, and its tokens where they are known exactly."""
+    """One prepared call: bytes of its rendered prompt, and its tokens where they are known exactly.
+
+    `blocks` are hashes of the leading pieces of the prompt, `block_tokens` long each, each with all before it and
+    with the tenant in it. None of the prompt can be told from them.
+    """
 
     prompt_bytes: int = 0
     prompt_tokens: int | None = None
+    blocks: tuple[int, ...] = ()
+    block_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,6 +115,7 @@ class _Simulation:
         self._fleet = Fleet(world, self._agenda)
         self._witness = Witness(world)
         self._limits = {tenant.id: tenant.limits for tenant in world.tenants}
+        self._block_tokens = max((truth.block_tokens for truth in world.truths.values()), default=0)
         self._inbox: deque[Event] = deque()
         self._code: set[CallId] = set()
         self._records: list[RunRecord] = []
@@ -252,7 +253,14 @@ class _Simulation:
         script = self._witness.run(command.run)
         if isinstance(script.workflow.step_by_id[command.step], Switch):
             return CaseTaken(command.run, command.step, script.cases[command.step])
-        items = tuple(Item(prompt_bytes=item.prompt_bytes) for item in script.calls[command.step])
+        items = tuple(
+            Item(
+                prompt_bytes=item.prompt_bytes,
+                blocks=item.blocks if self._block_tokens else (),
+                block_tokens=self._block_tokens,
+            )
+            for item in script.calls[command.step]
+        )
         return Prepared(command.run, command.step, items)
 
     def _is_heeded(self, wake: Wake) -> bool:
