@@ -22,9 +22,11 @@ from tightrope.bench.parity import parity
 from tightrope.bench.parity_engines import answered, answered_in_simulation, calibrated_slowness, truths
 from tightrope.bench.parity_text import parity_table
 from tightrope.bench.recorded import Session, session, world
-from tightrope.kernel.journal import Gap, gap_line
+from tightrope.kernel.journal import Gap, entries, event_line, gap_line
 from tightrope.model.errors import InvalidInput
-from tightrope.model.outcome import Outcome
+from tightrope.model.ids import ReplicaId
+from tightrope.model.messages import CallDone, CallFailed
+from tightrope.model.outcome import FailureKind, Outcome
 from tightrope.model.slo import Slo
 from tightrope.sim.driver import simulate
 from tightrope.sim.workload import CallScript, RunScript
@@ -143,8 +145,8 @@ def test_what_went_wrong_is_known_and_the_session_can_be_played_all_the_same() -
     found = kept()
     disturbed = {run.script.run for run in found.runs if run.is_disturbed}
     given_up = {call.run for call in found.calls if call.given_up_s is not None}
-    assert given_up
-    assert given_up <= disturbed < {run.script.run for run in found.runs}
+    assert given_up & disturbed
+    assert disturbed < {run.script.run for run in found.runs}
     untouched = [run for run in found.runs if not run.is_disturbed and run.finish is not None]
     assert {run.finish.outcome for run in untouched if run.finish} <= {Outcome.SUCCEEDED, Outcome.REJECTED}
     assert {call.ended_s is None for call in found.calls if call.given_up_s is not None} == {True}
@@ -154,19 +156,28 @@ def kept() -> Session:
     return session(KEPT.read_text(encoding="utf-8").splitlines())
 
 
-def test_runs_in_which_something_failed_are_played_but_not_compared() -> None:
+def test_a_replica_that_was_lost_is_lost_again() -> None:
     scripts = crowd(12)
-    flow = replace(
-        FLOW, nodes=tuple(replace(node, retry=replace(node.retry, times=1)) for node in FLOW.nodes)
-    )
-    assert flow.id != FLOW.id
-    failing = [replace(script, workflow=flow) for script in scripts]
-    plain = a_world(flow, replicas="s0:small@fast s1:small@slow")
-    faults = replace(plain, faults=(Fault(scripts[2].at_s + 0.1, plain.replicas[0].id, "die"),))
-    found = parity(play(faults, failing).lines, seeds=ONE)
-    assert found.left_out > 0
-    assert found.left_out + found.raw.agreement.runs == 12
-    assert f"{found.left_out} more" in parity_table(found)
+    fault = Fault(scripts[2].at_s + 0.1, ReplicaId("s0"), "die")
+    plain = replace(a_world(FLOW, replicas="s0:small@fast s1:small@slow"), faults=(fault,))
+    played = play(plain, scripts)
+    found = session(played.lines)
+    assert found.losses == (fault,)
+    assert any(call.given_up_s == fault.at_s for call in found.calls)
+    again = simulate(world(found, truths(found.profiles, 1.0)), found.scripts)
+    for record, other in zip(played.records, again, strict=True):
+        assert_same(record, other)
+
+
+def test_runs_in_which_something_failed_are_played_but_not_compared() -> None:
+    lines = lines_of(crowd(12), 1.0)
+    done = next(entry for entry in entries(lines) if isinstance(entry.message, CallDone))
+    assert isinstance(done.message, CallDone)
+    failed = event_line(CallFailed(done.message.call, FailureKind.ENGINE_ERROR, "it choked"), done.at_s)
+    number = lines.index(event_line(done.message, done.at_s))
+    found = parity([*lines[:number], failed, *lines[number + 1 :]], seeds=ONE)
+    assert (found.left_out, found.raw.agreement.runs, found.everyone.runs) == (1, 11, 12)
+    assert "with 1 more runs" in parity_table(found)
 
 
 def test_a_journal_that_cannot_tell_everything_is_refused() -> None:

@@ -14,11 +14,11 @@ from tightrope.bench.parity_engines import EnginePart, calibrated_slowness, engi
 from tightrope.bench.recorded import SeenRun, Session, session, world
 from tightrope.kernel.journal import Difference, replay
 from tightrope.model.errors import InvalidInput
-from tightrope.model.ids import RunId
 from tightrope.model.messages import FinishRun
 from tightrope.model.outcome import Outcome, Verdict
 from tightrope.reports.summary import percentile
 from tightrope.sim.driver import simulate
+from tightrope.sim.world import RunRecord
 
 ATTAINMENT_POINTS, P50_OFF, P95_OFF = 0.03, 0.10, 0.15
 """How far simulation and reality may be apart: attainment, and the relative error of times to the first token."""
@@ -70,13 +70,15 @@ class Parity:
 
     `difference` is None when a replay of the journal gave every command again. `left_out` runs are played but not
     compared: something went wrong with them that the simulation does not know. `raw` takes profiles as they were
-    measured, over all runs; `calibrated` has one number, the slowness, set on the engines' calls of the first
-    `calibration_runs` runs and is judged on the others.
+    measured, over all others; `everyone` adds those left out, lengths being guessed where nobody knows.
+    `calibrated` has one number, the slowness, set on the engines' calls of the first `calibration_runs` runs and is
+    judged on the others.
     """
 
     difference: Difference | None
     left_out: int
     raw: Comparison
+    everyone: Agreement
     calibration_runs: int
     calibrated: Comparison
 
@@ -99,28 +101,38 @@ def parity(lines: Sequence[str], from_s: float = 0.0, seeds: Sequence[int] = SEE
     if not first:
         raise InvalidInput(f"{len(kept)} undisturbed runs are too few to compare")
     slowness = calibrated_slowness(found, {run.script.run for run in first})
+    as_measured = _plays(found, 1.0, seeds)
+    ended = [run for run in counted if run.finish is not None]
     return Parity(
         difference=replay(lines),
         left_out=len(counted) - len(kept),
-        raw=compare(found, kept, 1.0, seeds),
+        raw=_comparison(found, kept, 1.0, as_measured),
+        everyone=_agreement(ended, as_measured),
         calibration_runs=len(first),
-        calibrated=compare(found, others, slowness, seeds),
+        calibrated=_comparison(found, others, slowness, _plays(found, slowness, seeds)),
     )
 
 
-def compare(found: Session, runs: Sequence[SeenRun], slowness: float, seeds: Sequence[int]) -> Comparison:
-    """These runs and their calls, live and simulated; the simulation plays the whole session."""
+def _plays(found: Session, slowness: float, seeds: Sequence[int]) -> list[list[RunRecord]]:
+    """The whole session, once for each seed."""
+    known = truths(found.profiles, slowness)
+    return [simulate(world(found, known, seed=seed), found.scripts) for seed in seeds]
+
+
+def _comparison(
+    found: Session, runs: Sequence[SeenRun], slowness: float, plays: Sequence[Sequence[RunRecord]]
+) -> Comparison:
     engines = engine_parts(found, slowness, {run.script.run for run in runs})
-    return Comparison(slowness, engines, _agreement(found, runs, slowness, seeds))
+    return Comparison(slowness, engines, _agreement(runs, plays))
 
 
 # --- whole runs ------------------------------------------------------------------------------------------
 
 
-def _agreement(found: Session, runs: Sequence[SeenRun], slowness: float, seeds: Sequence[int]) -> Agreement:
+def _agreement(runs: Sequence[SeenRun], plays: Sequence[Sequence[RunRecord]]) -> Agreement:
     wanted = {run.script.run for run in runs}
     live = _live(runs)
-    simulated = [_simulated(found, wanted, slowness, seed) for seed in seeds]
+    simulated = [_simulated([record for record in play if record.run in wanted]) for play in plays]
     middle = _over(simulated, median)
     error = Figures(
         attainment=middle.attainment - live.attainment,
@@ -153,16 +165,14 @@ def _is_met(finish: FinishRun) -> bool:
     )
 
 
-def _simulated(found: Session, wanted: set[RunId], slowness: float, seed: int) -> Figures:
-    setting = world(found, truths(found.profiles, slowness), seed=seed)
-    records = [record for record in simulate(setting, found.scripts) if record.run in wanted]
+def _simulated(records: Sequence[RunRecord]) -> Figures:
     return _figures([record.is_met for record in records], [record.ttft_s for record in records])
 
 
 def _figures(met: Sequence[bool], ttfts_s: Sequence[float | None]) -> Figures:
     known = [ttft_s for ttft_s in ttfts_s if ttft_s is not None]
-    if not known:
-        raise InvalidInput("no run gave any content, so there is nothing to compare")
+    if not known or not min(known) > 0:
+        raise InvalidInput("no run took any time to give content, so there is nothing to compare")
     p50_s, p95_s = percentile(known, 0.5), percentile(known, 0.95)
     return Figures(fmean(met), p50_s or 0.0, p95_s or 0.0, fmean(known))
 

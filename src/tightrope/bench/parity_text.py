@@ -11,13 +11,13 @@ from tightrope.bench.parity_engines import EnginePart
 def parity_table(found: Parity) -> str:
     """The replay, the raw comparison and the calibrated one, and what is allowed."""
     raw, calibrated = found.raw, found.calibrated
-    left_out = f"; {found.left_out} more had failed or cancelled calls" if found.left_out else ""
     by = f"calibrated on the first {found.calibration_runs} runs, judged on the other {calibrated.agreement.runs}"
     points, p50, p95 = f"{100 * ATTAINMENT_POINTS:.0f} points", f"{P50_OFF:.0%}", f"{P95_OFF:.0%}"
     parts = (
         _replayed(found),
-        f"profiles as measured, {raw.agreement.runs} runs{left_out}",
+        f"profiles as measured, {raw.agreement.runs} runs",
         *_comparison(raw),
+        *_everyone(found),
         f"engines {calibrated.slowness:.3f} times as slow, {by}",
         *_comparison(calibrated),
         f"allowed: {points} of attainment, {p50} of the median, {p95} of the 95th percentile",
@@ -31,6 +31,13 @@ def _replayed(found: Parity) -> str:
         return "replayed: every command again, in order"
     was, now = difference.recorded, difference.replayed
     return f"replayed: DIFFERENT from {difference.at_s:.3f} s on, {was} became {now}"
+
+
+def _everyone(found: Parity) -> tuple[str, ...]:
+    if not found.left_out:
+        return ()
+    title = f"with {found.left_out} more runs, of which not everything is known"
+    return title, "\n".join(_agreement_lines(found.everyone))
 
 
 def _comparison(compared: Comparison) -> tuple[str, str]:

@@ -29,9 +29,12 @@ from tightrope.model.messages import (
     Prepared,
     PrepareFailed,
     ProfileLoaded,
+    ReplicaLost,
+    ReplicaReady,
     RunCancelled,
     RunCode,
     RunSubmitted,
+    StartReplica,
     TenantRegistered,
     WorkflowDeployed,
 )
@@ -41,7 +44,7 @@ from tightrope.model.slo import Tenant
 from tightrope.model.workflow import Node, Workflow
 from tightrope.sim.engine import Truth
 from tightrope.sim.script import CallScript, RunScript
-from tightrope.sim.world import CardKind, World
+from tightrope.sim.world import CardKind, Fault, World
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,9 @@ class SeenCall:
 class SeenRun:
     """One run: the script it turned out to follow, and how it ended (None: it had not when the journal did).
 
-    `is_disturbed`: a call of it failed or was given up, or its client left, so that its script is partly a guess.
+    `is_disturbed`: something happened to it that no script tells (a call failed, its client left), or a call was given
+    up and never ended well, so that its length is a guess. What is tried again because of a time limit is no
+    disturbance: the same will happen in the simulation if its times are the same.
     """
 
     script: RunScript
@@ -80,7 +85,8 @@ class SeenRun:
 class Session:
     """Everything about a session that its journal tells. Profiles are the latest believed of each pair.
 
-    `start_s`: what the journal's clock said at its head, from where the moments of scripts and calls are counted.
+    `start_s`: what the journal's clock said at its head, from where all other moments are counted. `losses`: replicas
+    that went away; `up_after_s`: how long a replica last took to start, by card.
     """
 
     start_s: float
@@ -92,6 +98,8 @@ class Session:
     workflows: tuple[Workflow, ...]
     runs: tuple[SeenRun, ...]
     calls: tuple[SeenCall, ...]
+    losses: tuple[Fault, ...]
+    up_after_s: Mapping[AcceleratorName, float]
 
     @property
     def scripts(self) -> list[RunScript]:
@@ -122,10 +130,8 @@ def session(lines: Iterable[str]) -> Session:
 def world(
     found: Session, truths: Mapping[CardKind, Truth], *, network_s: float = 0.0, seed: int = 1
 ) -> World:
-    """The world that the session happened in, its cards behaving like this. Its fleet is up from the start."""
-    load_s: dict[AcceleratorName, float] = defaultdict(float)
-    for (_, card), profile in found.profiles.items():
-        load_s[card] = max(load_s[card], profile.load_s)
+    """The world that the session happened in, its cards behaving like this. Its fleet is up from the start, and its
+    replicas go away when they did."""
     return World(
         accelerators=found.accelerators,
         replicas=found.replicas,
@@ -134,8 +140,9 @@ def world(
         tenants=found.tenants,
         workflows=found.workflows,
         settings=found.settings,
-        start_s=load_s,
+        start_s={spec.accelerator: found.up_after_s.get(spec.accelerator, 0.0) for spec in found.replicas},
         network_s=network_s,
+        faults=found.losses,
         seed=seed,
     )
 
@@ -164,8 +171,14 @@ class _Run:
     prompt_bytes: dict[StepId, tuple[int, ...]] = field(default_factory=dict)
     done: dict[StepId, dict[int, CallScript]] = field(default_factory=lambda: defaultdict(dict))
     cases: dict[StepId, str] = field(default_factory=dict)
+    given_up: set[tuple[StepId, int]] = field(default_factory=set)
     finish: FinishRun | None = None
     is_disturbed: bool = False
+
+    @property
+    def has_guesses(self) -> bool:
+        """Whether a call of it was given up and never ended well."""
+        return any(item not in self.done[step] for step, item in self.given_up)
 
 
 class _Reading:
@@ -182,6 +195,9 @@ class _Reading:
         self._runs: dict[RunId, _Run] = {}
         self._calls: dict[CallId, _Call] = {}
         self._seen: list[SeenCall] = []
+        self._ordered_s: dict[ReplicaId, float] = {}
+        self._losses: list[Fault] = []
+        self._up_after_s: dict[AcceleratorName, float] = {}
 
     def take(self, entry: Entry) -> None:
         """One line, in the order of the journal."""
@@ -197,6 +213,13 @@ class _Reading:
                 self._workflows[workflow.id] = workflow
             case FleetPlanned(plan):
                 self._replicas = {spec.id: spec for spec in plan.replicas}
+            case StartReplica(spec):
+                self._ordered_s[spec.id] = at_s
+            case ReplicaReady(replica) if replica in self._ordered_s:
+                kind = self._replicas[replica].accelerator
+                self._up_after_s[kind] = at_s - self._ordered_s.pop(replica)
+            case ReplicaLost(replica):
+                self._losses.append(Fault(at_s, replica, "die"))
             case RunSubmitted(run=run) as submitted:
                 self._runs[run] = _Run(submitted, at_s)
             case Prepared(run, step, items):
@@ -211,7 +234,10 @@ class _Reading:
                 self._calls[call].first_s = at_s
             case CallDone(call, usage) if call in self._calls:
                 self._done(self._calls.pop(call), usage, at_s)
-            case CallFailed(call) | CancelCall(call) if call in self._calls:
+            case CallFailed(call) if call in self._calls:
+                self._runs[self._calls[call].run].is_disturbed = True
+                self._given_up(self._calls.pop(call), at_s)
+            case CancelCall(call) if call in self._calls:
                 self._given_up(self._calls.pop(call), at_s)
             case RunCancelled(run) | PrepareFailed(run) if run in self._runs:
                 self._runs[run].is_disturbed = True
@@ -233,6 +259,8 @@ class _Reading:
             workflows=tuple(self._workflows.values()),
             runs=tuple(self._seen_run(run, typical) for run in self._runs.values()),
             calls=tuple(sorted(self._seen, key=lambda call: (call.dispatched_s, call.call))),
+            losses=tuple(self._losses),
+            up_after_s=self._up_after_s,
         )
 
     def _done(self, call: _Call, usage: Usage, at_s: float) -> None:
@@ -247,7 +275,7 @@ class _Reading:
         self._see(call, usage, ended_s=at_s)
 
     def _given_up(self, call: _Call, at_s: float) -> None:
-        self._runs[call.run].is_disturbed = True
+        self._runs[call.run].given_up.add((call.step, call.item))
         self._see(call, None, given_up_s=at_s)
 
     def _see(
@@ -287,7 +315,7 @@ class _Reading:
             for node in workflow.nodes
         }
         script = RunScript(submitted.run, run.at_s, submitted.tenant, workflow, submitted.slo, calls, cases)
-        return SeenRun(script, run.finish, run.is_disturbed or run.finish is None)
+        return SeenRun(script, run.finish, run.is_disturbed or run.has_guesses or run.finish is None)
 
 
 _UNKNOWN = CallScript(prompt_tokens=1)
