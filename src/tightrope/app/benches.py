@@ -15,6 +15,7 @@ from typing import cast
 
 from tightrope.app.cli.frame import ANSWER_IS_NO, Answer, Common
 from tightrope.app.live_bench import LIVE_POLICIES, Live, bench_live
+from tightrope.app.parity_bench import bench_parity
 from tightrope.app.scenario_bench import Options, bench_family, bench_scenario
 from tightrope.app.tables import grid
 from tightrope.bench.credibility import credibility, credibility_table
@@ -22,9 +23,10 @@ from tightrope.bench.decision import decision_costs
 from tightrope.bench.goals import CLUSTERS, LATE, WRONG
 from tightrope.bench.kernel import kernel_cost
 from tightrope.bench.library import DATA, not_found, scenario_names, scenarios_folder
+from tightrope.bench.parity_text import parity_table
 from tightrope.bench.scenario_form import parse_seeds
 from tightrope.model.codec import encode
-from tightrope.model.errors import NotFound
+from tightrope.model.errors import InvalidInput, NotFound
 from tightrope.model.json import Json
 
 KERNEL_SIZES = ((4, 400), (64, 2000), (1000, 2000), (10_000, 2000))
@@ -43,6 +45,16 @@ def _live(common: Common, options: Options) -> Answer:
     seeds = parse_seeds(list(options.seeds.split(","))) if options.seeds else (100,)
     live = Live(options.policies or LIVE_POLICIES, options.runs, options.share, seeds)
     return _kept(options.out, *bench_live(common, live))
+
+
+def _parity(common: Common, options: Options) -> Answer:
+    seeds = parse_seeds(list(options.seeds.split(","))) if options.seeds else (100,)
+    if len(seeds) > 1:
+        raise InvalidInput("parity plays one load: name one seed")
+    found, journal = bench_parity(common, runs=options.runs, share=options.share, seed=seeds[0])
+    text = f"{parity_table(found)}\n\nthe journal: {journal}"
+    answer = _kept(options.out, cast(Json, encode(found)), text)
+    return answer if found.holds else replace(answer, code=ANSWER_IS_NO)
 
 
 def _credibility(common: Common, options: Options) -> Answer:
@@ -123,5 +135,6 @@ BENCHES: dict[str, Callable[[Common, Options], Answer]] = {
     "decision": _decision,
     "kernel": _kernel,
     "live": _live,
+    "parity": _parity,
 }
 """What is measured otherwise than by one scenario."""

@@ -29,20 +29,24 @@ from tightrope.app.cli.frame import Answer, Common, verb
 )
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="Processes; default: one for each core.")
 @click.option(
-    "--runs", type=click.IntRange(2), default=60, show_default=True, help="live: runs for each policy."
+    "--runs",
+    type=click.IntRange(2),
+    default=60,
+    show_default=True,
+    help="live, parity: runs for each policy.",
 )
 @click.option(
     "--load",
     type=click.FloatRange(0.05, 2.0),
     default=0.7,
     show_default=True,
-    help="live: share of capacity.",
+    help="live, parity: share of capacity.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="Folder for results, default ./bench-results/NAME; of decision, kernel and live the JSON file.",
+    help="Folder for results, default ./bench-results/NAME; of decision, kernel, live and parity the JSON file.",
 )
 @verb("bench")
 def bench(
@@ -67,6 +71,7 @@ def bench(
     decision     what one routing decision costs
     kernel       what the kernel costs for one event
     live         policies on this machine's own engines
+    parity       this machine's own engines against their simulation
 
     What has been simulated already is not simulated again: an interrupted benchmark goes on where it stopped.
     """
