@@ -30,7 +30,8 @@ from tightrope.bench import exact
 from tightrope.bench.calls import planned
 from tightrope.bench.capacity import Demand, pool_limit, work_ms
 from tightrope.bench.exact import played
-from tightrope.bench.lp_bound import certified, lp_bound, program, solve
+from tightrope.bench.lp_bound import certified, lp_bound, solve
+from tightrope.bench.lp_program import program
 from tightrope.bench.windows import RunDuties, duties, machines_of
 from tightrope.model.ids import CallId, ReplicaId
 from tightrope.model.profile import Profile

@@ -11,7 +11,7 @@ from random import Random
 
 import numpy as np
 
-from tightrope.bench.lp_bound import Floats, Program
+from tightrope.bench.lp_program import Floats, Program
 from tightrope.bench.windows import Duty, Machines, RunDuties
 from tightrope.model.ids import CallId, ReplicaId
 from tightrope.sim.batch import Sequence as Held
