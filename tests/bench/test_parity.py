@@ -99,6 +99,7 @@ def test_4_slower_engines_agree_only_when_that_is_calibrated() -> None:
     assert not found.holds
     assert found.calibrated.agreement.agrees
     assert found.calibrated.slowness == pytest.approx(1.4, rel=0.02)
+    assert found.raw.agreement.seeds_that_agree == found.raw.agreement.seeds == 1
     assert found.calibration_runs == 8
     assert found.calibrated.agreement.runs == 16
     assert "they do NOT agree" in parity_table(found)

@@ -55,6 +55,7 @@ def _agreement_lines(found: Agreement) -> Iterator[str]:
         real, said, least, most, off_by = (figure(one) for one in (live, simulated, low, high, error))
         over = f"{least:.2f} .. {most:.2f} s"
         yield f"  {name:<12}{real:>8.2f} s{said:>9.2f} s{over:>20}{off_by:>+9.1%}"
+    yield f"  in place of the live session, {found.seeds_that_agree} of the {found.seeds} simulations would agree"
 
 
 _TIMES: tuple[tuple[str, Callable[[Figures], float]], ...] = (
