@@ -162,7 +162,7 @@ def test_4_ctrl_c_says_how_to_go_on(here: Path) -> None:
         said = ""
         for line in bench.stderr:
             said += line
-            if "of 80 cells" in line:
+            if "of 80 done" in line:
                 bench.send_signal(signal.SIGINT)
         bench.wait(timeout=60)
     assert bench.returncode == 130, said

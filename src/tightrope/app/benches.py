@@ -16,7 +16,7 @@ from typing import cast
 from tightrope.app.cli.frame import ANSWER_IS_NO, Answer, Common
 from tightrope.app.live_bench import LIVE_POLICIES, Live, bench_live
 from tightrope.app.parity_bench import bench_parity
-from tightrope.app.scenario_bench import Options, bench_family, bench_scenario
+from tightrope.app.scenario_bench import Options, bench_family, bench_limit, bench_scenario
 from tightrope.app.tables import grid
 from tightrope.bench.credibility import credibility, credibility_table
 from tightrope.bench.decision import decision_costs
@@ -132,6 +132,7 @@ BENCHES: dict[str, Callable[[Common, Options], Answer]] = {
     "credibility": _credibility,
     "goodput": _goodput,
     "robustness": _robustness,
+    "limit": bench_limit,
     "decision": _decision,
     "kernel": _kernel,
     "live": _live,

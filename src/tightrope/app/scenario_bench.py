@@ -12,11 +12,25 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from tightrope.app.cli.frame import Answer, Common, Refused
 from tightrope.app.progress import bar
 from tightrope.app.tables import grid
+from tightrope.bench.distances import (
+    LOADS,
+    NO_BOUND,
+    SEEDS,
+    STARTS,
+    STEPS,
+    Sought,
+    can_bound,
+    distances,
+    distances_json,
+    distances_markdown,
+    distances_table,
+    shortened,
+)
 from tightrope.bench.goals import goals
 from tightrope.bench.library import load_scenario
 from tightrope.bench.library import policies as policies_named
@@ -24,6 +38,7 @@ from tightrope.bench.plots import NO_PICTURES, can_draw, draw
 from tightrope.bench.report import Report, as_json, from_json, moved, report
 from tightrope.bench.report_text import capacity_cell, family_markdown, goals_table, markdown, moved_text
 from tightrope.bench.run import Plan, Tell, capacity, plan_of, run
+from tightrope.bench.scenario import Rate, Scenario
 from tightrope.bench.scenario_form import parse_rate, parse_seeds
 from tightrope.bench.search import LEVELS
 from tightrope.bench.setting import setting
@@ -46,6 +61,8 @@ class Options:
     compare: Path | None = None
     workers: int | None = None
     out: Path | None = None
+    scenario: str = "mixed"
+    steps: int = STEPS
     runs: int = 60
     share: float = 0.7
 
@@ -56,6 +73,8 @@ class Options:
         found += ["--capacity"] if self.is_capacity else []
         found += ["--workers", str(self.workers)] if self.workers else []
         found += ["--compare", str(self.compare)] if self.compare else []
+        found += ["--scenario", self.scenario] if self.scenario != "mixed" else []
+        found += ["--steps", str(self.steps)] if self.steps != STEPS else []
         return found + (["--out", str(self.out)] if self.out else [])
 
 
@@ -99,9 +118,30 @@ def bench_family(
     return Answer(whole, f"{goals_table(found)}\n\nwritten: {page}, {data}, and a folder for each scenario")
 
 
+def bench_limit(common: Common, options: Options) -> Answer:
+    """The policies of a scenario beside what was found with full knowledge and what nobody can pass."""
+    scenario = shortened(load_scenario(options.scenario))
+    folder = options.out or RESULTS / f"limit-{scenario.name}"
+    asked = _planned(scenario, options)
+    plan = replace(
+        asked,
+        policies=asked.policies if options.policies else STARTS,
+        rates=asked.rates if options.rates else tuple(Rate(share=load) for load in LOADS),
+        seeds=asked.seeds if options.seeds else SEEDS,
+    )
+    store = Store(folder, Sought, "searches.jsonl")
+    with bar(common, "limit", label="starting") as tell, _resumable(common, "limit", options, store):
+        found = distances(plan, STARTS, options.steps, folder, _in_words(common, tell))
+    text = [distances_table(found)] if can_bound() else [distances_table(found), NO_BOUND]
+    page, data = folder / "report.md", folder / "report.json"
+    page.write_text(distances_markdown(found), encoding="utf-8")
+    data.write_text(json.dumps(distances_json(found), indent=1) + "\n", encoding="utf-8")
+    return Answer(distances_json(found), "\n\n".join([*text, f"written: {page}, {data}"]))
+
+
 def measured(common: Common, name: str, options: Options, folder: Path, resume: str) -> Report:
     """The report of one scenario, whose cells are kept in `folder`. `resume` is the benchmark to name on Ctrl-C."""
-    plan = _planned(name, options)
+    plan = _planned(load_scenario(name), options)
     store = Store(folder, Result)
     how_far = f"{len(plan.policies)} policies, {len(plan.seeds)} seeds, {plan.workers} processes"
     common.say(f"{plan.scenario.name}: {how_far}, stability limit {plan.limit_per_s:.2f} runs/s")
@@ -146,8 +186,7 @@ def summary_text(found: Report) -> str:
     )
 
 
-def _planned(name: str, options: Options) -> Plan:
-    scenario = load_scenario(name)
+def _planned(scenario: Scenario, options: Options) -> Plan:
     own = plan_of(scenario, options.workers)
     policies = policies_named(options.policies) or own.policies
     rates = tuple(map(parse_rate, options.rates)) or own.rates
@@ -166,13 +205,13 @@ def _older(file: Path) -> Report:
 
 
 @contextmanager
-def _resumable(common: Common, name: str, options: Options, store: Store[Result]) -> Iterator[None]:
+def _resumable(common: Common, name: str, options: Options, store: Store[Any]) -> Iterator[None]:
     """Say on Ctrl-C what is kept and how to go on."""
     try:
         yield
     except KeyboardInterrupt:
         command = shlex.join(["tightrope", "bench", name, *options.words()])
-        common.say(f"{len(store)} cells are kept in {store.file}; go on with: {command}")
+        common.say(f"{len(store)} results are kept in {store.file}; go on with: {command}")
         raise
 
 
@@ -187,6 +226,6 @@ def _in_words(common: Common, tell: Tell) -> Tell:
         tell(done, total, label)
         if total and label and 10 * done // total != tenths:
             tenths = 10 * done // total
-            common.say(f"{done} of {total} cells")
+            common.say(f"{done} of {total} done")
 
     return told

@@ -91,19 +91,23 @@ def _parsed(line: str, kind: type[T]) -> T | None:
         return None
 
 
-def digest(cell: Cell, *more: str | float) -> str:
-    """Sixteen hex digits over everything that determines what the cell gives, and over what else does."""
+def digest(cell: Cell, *more: str | float, sources: tuple[str, ...] = ()) -> str:
+    """Sixteen hex digits over everything that determines what the cell gives, and over what else does.
+
+    `sources` are further files of the package on which the result depends.
+    """
     scenario = replace(cell.scenario, name="", about="", policies=(), rates=(), seeds=())
-    whole = (encode(replace(cell, scenario=scenario)), code_digest(), *more)
+    whole = (encode(replace(cell, scenario=scenario)), code_digest(sources), *more)
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @cache
-def code_digest() -> str:
+def code_digest(more: tuple[str, ...] = ()) -> str:
     """Twelve hex digits over the sources and data that decide and simulate, the same on every machine."""
     package, scenarios = Path(tightrope.__file__).parent, scenarios_folder()
+    parts = (*DETERMINES, *more)
     sources = [
-        (file.relative_to(package).as_posix(), file) for part in DETERMINES for file in _files(package / part)
+        (file.relative_to(package).as_posix(), file) for part in parts for file in _files(package / part)
     ]
     data = [(file.relative_to(scenarios).as_posix(), file) for file in _files(scenarios / DATA)]
     return hashed(sorted(sources + data))

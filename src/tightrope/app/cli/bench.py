@@ -29,6 +29,16 @@ from tightrope.app.cli.frame import Answer, Common, verb
 )
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="Processes; default: one for each core.")
 @click.option(
+    "--scenario", metavar="NAME", default="mixed", show_default=True, help="limit: of this scenario."
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(0),
+    default=150,
+    show_default=True,
+    help="limit: simulations of one search.",
+)
+@click.option(
     "--runs",
     type=click.IntRange(2),
     default=60,
@@ -58,6 +68,8 @@ def bench(
     is_capacity: bool,
     compare: Path | None,
     workers: int | None,
+    scenario: str,
+    steps: int,
     runs: int,
     load: float,
     out: Path | None,
@@ -67,6 +79,7 @@ def bench(
     \b
     goodput      the five clusters, and the capacities to reach
     robustness   wrong profiles and late telemetry, and what may be lost
+    limit        policies beside the best that was found and what nobody can pass
     credibility  the simulated engine against a recorded run of a real one
     decision     what one routing decision costs
     kernel       what the kernel costs for one event
@@ -86,6 +99,8 @@ def bench(
         compare=compare,
         workers=workers,
         out=out,
+        scenario=scenario,
+        steps=steps,
         runs=runs,
         share=load,
     )
