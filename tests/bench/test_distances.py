@@ -76,5 +76,11 @@ def test_a_ratio_is_that_of_sums_and_1_where_there_is_nothing_to_reach() -> None
     assert ratio_interval([0.0, 0.0], [0.0, 0.0]).value == 1.0
 
 
+def test_2_the_sources_that_limits_depend_on_exist() -> None:
+    package = Path(module.__file__).parents[1]
+    sources = (*module.SEARCH_SOURCES, *module.BOUND_SOURCES)
+    assert [place for place in sources if not (package / place).is_file()] == []
+
+
 def test_limits_are_looked_for_in_short_loads() -> None:
     assert shortened(tiny()).duration_s == module.LASTS_S

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from tightrope.app.cli.frame import Answer, Common, Refused
 from tightrope.app.progress import bar
@@ -31,19 +31,25 @@ from tightrope.bench.distances import (
     distances_table,
     shortened,
 )
+from tightrope.bench.goals import as_json as goals_json
 from tightrope.bench.goals import goals
 from tightrope.bench.library import load_scenario
 from tightrope.bench.library import policies as policies_named
 from tightrope.bench.plots import NO_PICTURES, can_draw, draw
 from tightrope.bench.report import Report, as_json, from_json, moved, report
-from tightrope.bench.report_text import capacity_cell, family_markdown, goals_table, markdown, moved_text
+from tightrope.bench.report_text import (
+    capacity_cell,
+    family_markdown,
+    goals_table,
+    markdown,
+    moved_text,
+)
 from tightrope.bench.run import Plan, Tell, capacity, plan_of, run
 from tightrope.bench.scenario import Rate, Scenario
 from tightrope.bench.scenario_form import parse_rate, parse_seeds
 from tightrope.bench.search import LEVELS
 from tightrope.bench.setting import setting
 from tightrope.bench.store import Result, Store, code_digest
-from tightrope.model.codec import encode
 from tightrope.model.errors import InvalidInput, NotFound
 from tightrope.model.json import Json
 
@@ -98,7 +104,8 @@ def bench_family(
 ) -> Answer:
     """Several scenarios one after the other, each with its own report, and one page over all with the goals.
 
-    `scenarios` maps each to the policies that are compared there if none were asked for; none: its own.
+    `scenarios` maps each to the policies that are compared there if none were asked for; none: its own. Cells lie
+    where `bench SCENARIO` would keep them, reports in the folder of the family.
     """
     if options.compare is not None:
         raise InvalidInput(f"--compare looks at one scenario; {name} runs {', '.join(scenarios)}")
@@ -107,15 +114,14 @@ def bench_family(
     for scenario, policies in scenarios.items():
         chosen = replace(options, policies=options.policies or policies)
         reports[scenario] = measured(common, scenario, chosen, root / scenario, resume=name)
-        write_report(reports[scenario], root / scenario)
+        write_report(reports[scenario], root / name / scenario)
         common.say(f"{scenario}:\n{summary_text(reports[scenario])}\n")
     found = goals(reports)
     page, data = root / name / "report.md", root / name / "report.json"
-    whole: Json = {"goals": [cast(Json, encode(goal)) for goal in found]}
-    page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(family_markdown(name, reports, found), encoding="utf-8")
-    data.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-    return Answer(whole, f"{goals_table(found)}\n\nwritten: {page}, {data}, and a folder for each scenario")
+    data.write_text(json.dumps(goals_json(found), indent=1) + "\n", encoding="utf-8")
+    written = f"written: {page}, {data}, and a folder beside them for each scenario"
+    return Answer(goals_json(found), f"{goals_table(found)}\n\n{written}")
 
 
 def bench_limit(common: Common, options: Options) -> Answer:

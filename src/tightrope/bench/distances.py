@@ -36,7 +36,7 @@ STEPS = 150
 BOUND_S = 300.0
 """Solving a program ends after so long; what it has proved until then holds."""
 SEARCH_SOURCES = ("bench/clairvoyant.py",)
-BOUND_SOURCES = ("bench/course.py", "bench/lp_bound.py", "bench/windows.py")
+BOUND_SOURCES = ("bench/course.py", "bench/lp_bound.py", "bench/lp_program.py", "bench/windows.py")
 """Files on which what was found and what bounds depend, beside those that every simulation depends on."""
 NO_BOUND = "no bound: it needs scipy, which the extra `limit` of tightrope installs"
 

@@ -7,9 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from tightrope.bench.report import Capacity, Point, Report
+from tightrope.model.codec import decode, encode
+from tightrope.model.errors import InvalidInput
+from tightrope.model.json import Json
 
+SCHEMA = "tightrope.goals/1"
 OWN = "foresight"
 CLUSTERS = ("mixed", "paper-two-node", "mild", "strong", "uniform")
 WRONG = (
@@ -38,6 +43,18 @@ class Goal:
 def goals(reports: Mapping[str, Report]) -> list[Goal]:
     """Every goal that the reports (by scenario) say something about, in the order of their numbers."""
     return [*_capacities(reports), *_losses(reports), *_wrong(reports), *_late(reports)]
+
+
+def as_json(found: Sequence[Goal]) -> Json:
+    """Goals as plain JSON."""
+    return {"schema": SCHEMA, "goals": cast(Json, encode(found))}
+
+
+def from_json(data: Json, source: str) -> list[Goal]:
+    """What `as_json` gave. Raises InvalidInput when it is something else."""
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        raise InvalidInput(f"{source} holds no goals ({SCHEMA})")
+    return [decode(Goal, goal) for goal in cast(list[Json], data["goals"])]
 
 
 # --- capacities over those of others ---------------------------------------------------------------------
@@ -104,7 +121,7 @@ def _loss(name: str, what: str, theirs: Sequence[Point], most: float) -> Iterato
     lost = -100 * worst.behind.value
     half = 50 * (worst.behind.high - worst.behind.low)
     reached = f"{lost:.1f} ± {half:.1f} at {worst.share:.0%} load"
-    yield Goal(name, f"{what}, points", reached, f"{most:g} at most", lost <= most)
+    yield Goal(name, f"{what}, points", reached, f"{most:g} at most", round(lost, 6) <= most)
 
 
 def _late(reports: Mapping[str, Report]) -> Iterator[Goal]:

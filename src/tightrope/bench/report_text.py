@@ -23,7 +23,7 @@ def markdown(found: Report, pictures: Sequence[str] = ()) -> str:
     parts = [f"# {found.scenario}", found.about, _setting(found)]
     parts += [f"![{_alt(name)}]({name})" for name in pictures]
     parts += _by_rate(found)
-    parts += _capacity_part(found)
+    parts += capacity_part(found)
     parts += _details(found)
     return "\n\n".join(parts) + "\n"
 
@@ -32,8 +32,8 @@ def family_markdown(name: str, reports: Mapping[str, Report], found: Sequence[Go
     """One page for several scenarios: the goals, and capacities and goodput of each, with links to their own pages."""
     parts = [f"# {name}", "## Goals", goals_table(found)] if found else [f"# {name}"]
     for scenario, report in reports.items():
-        parts += [f"## {scenario}", f"{report.about} [All of it](../{scenario}/report.md)."]
-        parts += [_rates(report, lambda point: _percent(point.goodput)), *_capacity_part(report)[1:]]
+        parts += [f"## {scenario}", f"{report.about} [All of it]({scenario}/report.md)."]
+        parts += [_rates(report, lambda point: _percent(point.goodput)), *capacity_part(report)[1:]]
     return "\n\n".join(parts) + "\n"
 
 
@@ -115,7 +115,8 @@ def _rates(found: Report, cell: Callable[[Point], str], policies: Sequence[str] 
     return table(("load", *(f"{share:.0%}" for share in found.shares)), rows)
 
 
-def _capacity_part(found: Report) -> list[str]:
+def capacity_part(found: Report) -> list[str]:
+    """A heading, an explanation, the table of capacities, and what the first policy's are over those of the others."""
     how = (
         f"Found by bisection of the rate, to {TOLERANCE:.0%} of the stability limit, then interpolated linearly "
         "between the two last rates."
