@@ -7,13 +7,14 @@ runs that kept their promise count 1 each, so its optimum bounds them all.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linprog
+from scipy.optimize import OptimizeResult, OptimizeWarning, linprog
 
 from tightrope.bench.lp_program import Floats, Program, program
 from tightrope.bench.metrics import Window
@@ -111,25 +112,43 @@ def certified(made: Program, prices: Floats) -> float:
 
 
 def _prices(made: Program, rows: NDArray[np.bool_], until_s: float) -> Floats | None:
-    """The dual solution over these rows, zero for others; None if the solver had to stop before its end."""
+    """The dual solution over these rows, zero for others; None if the solver had to stop before its end.
+
+    By an interior point first. Its way to a corner of the program is left out, for that takes most of the time and
+    `certified` needs none; a solution that is too coarse without it is found by the simplex method.
+    """
+    for method, options in (("highs-ipm", {"run_crossover": "off"}), ("highs-ds", {})):
+        left_s = until_s - monotonic()
+        if left_s <= 0:
+            return None
+        found = _solution(
+            made, rows, method, options if left_s == math.inf else {**options, "time_limit": left_s}
+        )
+        if found.status == 0:
+            prices = np.zeros(len(made.limits))
+            prices[rows & ~made.is_equal] = -found.ineqlin.marginals
+            prices[rows & made.is_equal] = -found.eqlin.marginals
+            return prices
+    return None
+
+
+def _solution(
+    made: Program, rows: NDArray[np.bool_], method: str, options: Mapping[str, object]
+) -> OptimizeResult:
+    most, equal = rows & ~made.is_equal, rows & made.is_equal
     cost = np.zeros(len(made.upper))
     cost[: made.runs] = -1.0
-    most, equal = rows & ~made.is_equal, rows & made.is_equal
-    left_s = until_s - monotonic()
-    if left_s <= 0:
-        return None
-    found = linprog(
-        cost,
-        A_ub=made.matrix[most],
-        b_ub=made.limits[most],
-        A_eq=made.matrix[equal] if equal.any() else None,
-        b_eq=made.limits[equal] if equal.any() else None,
-        bounds=np.column_stack([np.zeros(len(made.upper)), made.upper]),
-        method="highs-ipm",
-        options={"time_limit": left_s} if left_s < math.inf else {},
-    )
-    if found.status != 0:
-        return None
-    prices = np.zeros(len(made.limits))
-    prices[most], prices[equal] = -found.ineqlin.marginals, -found.eqlin.marginals
-    return prices
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", OptimizeWarning
+        )  # options of HiGHS itself are passed on with a warning
+        return linprog(
+            cost,
+            A_ub=made.matrix[most],
+            b_ub=made.limits[most],
+            A_eq=made.matrix[equal] if equal.any() else None,
+            b_eq=made.limits[equal] if equal.any() else None,
+            bounds=np.column_stack([np.zeros(len(made.upper)), made.upper]),
+            method=method,
+            options=dict(options),
+        )
