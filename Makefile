@@ -6,7 +6,7 @@ ARGS ?=
 FIND_PYTHON = for name in $(PYTHON) python3.11 python3.12 python3.13 python3.14 python3; do \
 	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$name"; break; }; done
 
-.PHONY: help setup demo test check fmt bench results docs lock clean
+.PHONY: help setup demo test check fmt bench results simulated docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -45,6 +45,17 @@ results: setup ## measure everything in docs/results.md anew (half an hour, on a
 	for name in decision kernel; do $(BIN)/tightrope bench $$name --out docs/results/$$name.json || exit 1; done
 	$(BIN)/tightrope bench live --policies foresight,fmware-greedy,fmware-target,power-of-two,round-robin \
 	--out docs/results/live.json
+	$(BIN)/python docs/make_results.py
+
+simulated: setup ## simulate everything in docs/results.md anew (hours; goes on where it was interrupted) and write it
+	mkdir -p docs/results/simulated/limit
+	$(BIN)/tightrope bench credibility --out docs/results/credibility.json
+	$(BIN)/tightrope bench goodput --capacity
+	$(BIN)/tightrope bench robustness
+	$(BIN)/tightrope bench limit
+	cp -r bench-results/goodput bench-results/robustness docs/results/simulated/
+	cp bench-results/limit-mixed/report.* docs/results/simulated/limit/
+	find docs/results/simulated -name '*.png' -delete
 	$(BIN)/python docs/make_results.py
 
 docs: $(VENV)/.installed ## write the configuration's JSON Schema and check every document

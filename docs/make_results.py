@@ -1,7 +1,8 @@
 """Writes docs/results.md, its pictures and the headline of README.md from the data in docs/results/.
 
 The data is what `tightrope bench NAME --out docs/results/NAME.json` and `tightrope profile MODEL --on CARD --json`
-wrote; `make results` measures all of it anew and takes about half an hour on an otherwise idle machine.
+wrote; `make results` measures all of it anew and takes about half an hour on an otherwise idle machine. What was
+simulated lies in docs/results/simulated/; `make simulated` makes it anew, which takes hours.
 """
 
 from __future__ import annotations
@@ -13,11 +14,20 @@ from typing import Any
 
 import matplotlib as mpl
 
+from tightrope.bench.credibility import Credibility, credibility_table
+from tightrope.bench.distances import Distances, distances_table
+from tightrope.bench.goals import from_json as read_goals
+from tightrope.bench.report import Report
+from tightrope.bench.report import from_json as read_report
+from tightrope.bench.report_text import capacity_part, goals_table
+from tightrope.model.codec import decode
+
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 DOCS = Path(__file__).parent
 DATA = DOCS / "results"
+SIMULATED = DATA / "simulated"
 PAIRS = ("small-fast", "big-fast", "small-slow", "big-slow")
 OWN = "foresight"
 NAMED = {
@@ -42,6 +52,7 @@ def main() -> None:
         profiles=profile_table(),
         decision=decision_table(load("decision")),
         kernel=kernel_table(load("kernel")),
+        simulated=simulated(),
     )
     (DOCS / "results.md").write_text(page, encoding="utf-8")
     headline(rows)
@@ -130,6 +141,61 @@ def kernel_table(costs: list[dict[str, Any]]) -> str:
         for cost in costs
     ]
     return "\n".join(lines)
+
+
+def simulated() -> str:
+    """What was simulated, as far as it was; empty if nothing was."""
+    parts = [*credibility_part(), *family("goodput"), *limit_part(), *family("robustness")]
+    return "\n" + "\n\n".join([SIMULATED_HEAD, *parts]) + "\n" if parts else ""
+
+
+def credibility_part() -> list[str]:
+    """The gate that the simulated engine has to pass."""
+    file = DATA / "credibility.json"
+    if not file.is_file():
+        return []
+    found = decode(Credibility, json.loads(file.read_text("utf-8")))
+    return ["### Is the simulated engine like a real one?", f"```text\n{credibility_table(found)}\n```"]
+
+
+def family(name: str) -> list[str]:
+    """The goals of a family, and every scenario with its picture and its capacities."""
+    folder = SIMULATED / name
+    if not (folder / "report.json").is_file():
+        return []
+    goals = read_goals(json.loads((folder / "report.json").read_text("utf-8")), name)
+    parts = [f"### `tightrope bench {name}`", goals_table(goals)]
+    files = sorted(folder.glob("*/report.json"), key=lambda file: file.parent.name)
+    reports = [(read_report(json.loads(file.read_text("utf-8")), str(file)), file.parent) for file in files]
+    parts += [capacity_part(found)[1] for found, _ in reports[:1]]
+    for found, place in reports:
+        parts += scenario(found, place)
+    return parts
+
+
+def scenario(found: Report, folder: Path) -> list[str]:
+    """One scenario in short; the whole page lies beside its data, and what capacities are was said before."""
+    place = folder.relative_to(DOCS).as_posix()
+    seeds = f"{len(found.seeds)} seeds, stability limit {found.limit_per_s:.2f} runs/s"
+    return [
+        f"#### {found.scenario}",
+        f"{found.about} {seeds}; [all tables]({place}/report.md).",
+        f"![Goodput by load]({place}/goodput.svg)",
+        *capacity_part(found)[2:],
+    ]
+
+
+def limit_part() -> list[str]:
+    """Policies beside what was found with full knowledge and what nobody can pass."""
+    file = SIMULATED / "limit" / "report.json"
+    if not file.is_file():
+        return []
+    found = decode(Distances, json.loads(file.read_text("utf-8")))
+    return [
+        "### `tightrope bench limit`",
+        "What the limits are: [limits.md](limits.md).",
+        distances_table(found),
+    ]
 
 
 def draw(rounds: list[dict[str, Any]]) -> None:
@@ -232,7 +298,11 @@ tightrope bench kernel
 Processor time of all that one event causes, routing included, for two-node runs at half load.
 
 {kernel}
-"""
+{simulated}"""
+
+SIMULATED_HEAD = """## Policies in virtual time
+
+How these are made and read: [benchmark.md](benchmark.md). The data is in [results/simulated/](results/simulated/)."""
 
 if __name__ == "__main__":
     main()

@@ -107,5 +107,5 @@ def test_5_written_and_read_again_they_are_the_same() -> None:
     with pytest.raises(InvalidInput, match="holds no goals"):
         from_json({}, "x.json")
     page = family_markdown("goodput", reports, found)
-    assert "| P1 | mixed: capacity at 90% over power-of-two | 1.85x | 4x | **no** |" in page
+    assert "| P1 | mixed: capacity at 90% over power-of-two | 1.85x | 4x, first step 3x | **no** |" in page
     assert "(mixed/report.md)" in page

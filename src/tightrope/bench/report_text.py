@@ -12,8 +12,10 @@ from tightrope.bench.intervals import CONFIDENCE, Interval
 from tightrope.bench.report import Capacity, Moved, Point, Report
 from tightrope.bench.search import LEVELS, TOLERANCE
 
-PICTURES = ("goodput", "ttft")
-"""Stems of the pictures that `plots.py` draws beside the page."""
+GOODPUT_EXPLAINED = (
+    "Goodput: the share of the runs that arrived which kept their promise, in %, ± half of the interval. Rejected, "
+    "failed and unfinished runs are missed."
+)
 FULL_SHARE = 0.8
 """Details are shown at the tested rate nearest to this share of the stability limit."""
 
@@ -29,11 +31,13 @@ def markdown(found: Report, pictures: Sequence[str] = ()) -> str:
 
 
 def family_markdown(name: str, reports: Mapping[str, Report], found: Sequence[Goal]) -> str:
-    """One page for several scenarios: the goals, and capacities and goodput of each, with links to their own pages."""
-    parts = [f"# {name}", "## Goals", goals_table(found)] if found else [f"# {name}"]
+    """One page for several scenarios: the goals, and goodput and capacities of each, with links to their own pages."""
+    parts = [f"# {name}"]
+    parts += ["## Goals", goals_table(found)] if found else []
+    parts += [GOODPUT_EXPLAINED, *(capacity_part(report)[1] for report in list(reports.values())[:1])]
     for scenario, report in reports.items():
         parts += [f"## {scenario}", f"{report.about} [All of it]({scenario}/report.md)."]
-        parts += [_rates(report, lambda point: _percent(point.goodput)), *capacity_part(report)[1:]]
+        parts += [_rates(report, lambda point: _percent(point.goodput)), *capacity_part(report)[2:]]
     return "\n\n".join(parts) + "\n"
 
 
@@ -78,15 +82,11 @@ def _setting(found: Report) -> str:
 
 
 def _by_rate(found: Report) -> list[str]:
-    goodput = (
-        "Share of the runs that arrived which kept their promise, in %, ± half of the interval. Rejected, failed and "
-        "unfinished runs are missed."
-    )
     behind = (
         f"Goodput of `{found.policies[0]}` less that of the others, in points, paired by seed; "
         "**bold** where the interval leaves out 0."
     )
-    parts = ["## Goodput", goodput, _rates(found, lambda point: _percent(point.goodput))]
+    parts = ["## Goodput", GOODPUT_EXPLAINED, _rates(found, lambda point: _percent(point.goodput))]
     if len(found.policies) > 1:
         others = found.policies[1:]
         parts += [behind, _rates(found, lambda point: _points(point.behind), others)]
