@@ -204,7 +204,7 @@ def profiles(draw: st.DrawFn, card: AcceleratorName, most_tokens: int, kind: Kin
         coefficients,
         step_tokens=draw(st.sampled_from([32, 200, 2048])),
         max_sequences=1 if kind.is_serial else draw(st.sampled_from([1, 2, 8])),
-        kv_tokens=draw(st.sampled_from([most_tokens, 2 * most_tokens, 100_000])),
+        kv_tokens=draw(st.sampled_from([most_tokens, most_tokens + 20, 2 * most_tokens, 100_000])),
     )
 
 

@@ -33,10 +33,10 @@ Load = tuple[World, list[RunScript]]
 
 
 @given(instances(Kind(most_runs=6)))
-@settings(max_examples=12)
+@settings(max_examples=8)
 def test_b1_b4_the_search_is_below_the_bound_and_never_worse_than_a_start(load: Load) -> None:
     world, scripts = load
-    found = search(world, scripts, STARTS, Budget(steps=4))
+    found = search(world, scripts, STARTS, Budget(steps=3))
     assert found.best.good_runs <= lp_bound(world, scripts, 100.0).good_runs + CLOSE
     assert [climbed.start.policy for climbed in found.climbs] == list(STARTS)
     assert all(climbed.best.score >= climbed.start.score for climbed in found.climbs)
@@ -45,7 +45,7 @@ def test_b1_b4_the_search_is_below_the_bound_and_never_worse_than_a_start(load: 
 
 
 @given(instances(Kind(most_runs=6)), st.integers(0, 9))
-@settings(max_examples=10)
+@settings(max_examples=8)
 def test_1_what_is_found_can_be_had_again(load: Load, seed: int) -> None:
     world, scripts = load
     climbed = climb(world, scripts, "round-robin", Budget(steps=3), seed=seed)

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from tests.bench.instances import PLAIN, Kind, instances
+from tests.bench.instances import CARDS, MODEL, PLAIN, Kind, a_script, a_world, instances
 from tests.bench.test_laws_capacity import kinds_of_call, pools
 from tests.bench.traced_engine import Schedule, Trace, point
 from tests.sim.worlds import sessions
@@ -34,11 +34,11 @@ from tightrope.bench.lp_bound import certified, lp_bound, solve
 from tightrope.bench.lp_program import program
 from tightrope.bench.windows import RunDuties, duties, machines_of
 from tightrope.model.ids import CallId, ReplicaId
-from tightrope.model.profile import Profile
+from tightrope.model.profile import Coefficients, Profile
 from tightrope.model.slo import Slo
 from tightrope.sim import fleet
 from tightrope.sim.driver import simulate
-from tightrope.sim.script import RunScript
+from tightrope.sim.script import CallScript, RunScript
 from tightrope.sim.world import World
 
 CLOSE = 1e-5
@@ -70,6 +70,26 @@ def test_b1_every_schedule_without_a_policy_is_a_point(load: Load, rng: Random, 
     with patch.object(exact, "SimEngine", trace.engine):
         good = played(calls, orders)
     assert_is_a_point(world, scripts, trace, good, [call.id for call in calls.calls], 50.0, merged=merged)
+
+
+@given(st.integers(10, 60), st.integers(12, 40), st.sampled_from([0.0, 0.02]), st.sampled_from([150, 2048]))
+@settings(max_examples=30)
+def test_b1_calls_put_out_and_computed_again_are_a_point(
+    spare_tokens: int, output_tokens: int, per_context: float, step_tokens: int
+) -> None:
+    """Three calls whose prompts fit the memory together, and whose answers do not."""
+    card = Coefficients(a=5, b=0.5, c=per_context, d=0.05, e=1e-5)
+    memory = 300 + min(spare_tokens, 3 * output_tokens - 10)
+    world = a_world(Profile(MODEL, CARDS[0], card, step_tokens, 8, memory), replicas=1)
+    scripts = [a_script(number, CallScript(100, output_tokens), Slo(e2e_s=3.0)) for number in range(3)]
+    calls = planned(world, scripts, most_calls=3)
+    ids = tuple(call.id for call in calls.calls)
+    trace = Trace()
+    with patch.object(exact, "SimEngine", trace.engine):
+        good = played(calls, {world.replicas[0].id: ids})
+    assert any(not chunk.is_first for step in trace.steps[0] for chunk in step.chunks)
+    assert all(good)
+    assert_is_a_point(world, scripts, trace, good, ids, 50.0, merged=True)
 
 
 def assert_is_a_point(
@@ -105,8 +125,8 @@ def _duty_by_call(
     every = [
         (f"{run.run}/{duty.step}/{duty.item}", is_good)
         for run, is_good in zip(runs, good, strict=True)
-        for share in run.shares
-        for duty in share.duties
+        for group in run.by_step
+        for duty in group.duties
     ]
     return {
         call_by_item[item]: number

@@ -70,6 +70,13 @@ def test_a_run_that_is_late_even_alone_counts_for_nothing() -> None:
     assert lp_bound(world, scripts).good_runs == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("at_s", [0.1, 1 / 3, 7.7])
+def test_a_promise_of_exactly_the_time_alone_can_be_kept(at_s: float) -> None:
+    world = a_world(CARD, replicas=1)
+    scripts = [a_script(0, CallScript(500, 20), Slo(e2e_s=CARD.solo_ms(500, 20) / 1000), at_s=at_s)]
+    assert lp_bound(world, scripts).good_runs == pytest.approx(1.0)
+
+
 def test_the_way_to_the_engine_and_back_counts() -> None:
     world = a_world(CARD, replicas=1, network_s=0.05)
     alone_s = CARD.solo_ms(500, 20) / 1000

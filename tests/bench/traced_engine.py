@@ -104,7 +104,7 @@ def point(
 
 
 def _flat(runs: Sequence[RunDuties]) -> list[Duty]:
-    return [duty for run in runs for share in run.shares for duty in share.duties]
+    return [duty for run in runs for group in run.by_step for duty in group.duties]
 
 
 def _parts(step: Step, bin_ms: float) -> Iterator[tuple[int, float]]:

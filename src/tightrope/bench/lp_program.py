@@ -25,13 +25,13 @@ Ints = NDArray[np.int64]
 class Strip:
     """One phase of one call on one kind of machine, between two moments: a share of it for every bin.
 
-    `duty` counts calls, `share` the steps that they are items of. The rest is what the whole phase costs at
+    `duty` counts calls, `group` the steps that they are items of. The rest is what the whole phase costs at
     least: `busy_ms` of the call's own time, `work_ms` of machine time beside that of steps, `steps` in which it
     takes part, `decoded` and all `tokens` of those steps, and `held`, tokens in memory times ms of steps.
     """
 
     run: int
-    share: int
+    group: int
     duty: int
     kind: int
     is_decode: bool
@@ -96,18 +96,18 @@ def program(machines: Sequence[Machines], runs: Sequence[RunDuties], bin_ms: flo
 
 
 def _strips(machines: Sequence[Machines], runs: Sequence[RunDuties]) -> Iterator[Strip]:
-    duty_number = share_number = 0
+    """Numbers count on over all runs; for runs that are late even alone there are none."""
+    duty_number = group_number = -1
     for run_number, run in enumerate(runs):
-        for share in run.shares:
-            for duty in share.duties:
-                if run.is_possible:
-                    for place in duty.places:
-                        numbers = (run_number, share_number, duty_number, place.machines)
-                        yield _prefill(numbers, duty, place, machines[place.machines])
-                        if duty.gaps:
-                            yield _decode(numbers, duty, place, machines[place.machines])
+        for group in run.by_step:
+            group_number += 1
+            for duty in group.duties:
                 duty_number += 1
-            share_number += 1
+                for place in duty.places if run.is_possible else ():
+                    numbers = (run_number, group_number, duty_number, place.machines)
+                    yield _prefill(numbers, duty, place, machines[place.machines])
+                    if duty.gaps:
+                        yield _decode(numbers, duty, place, machines[place.machines])
 
 
 def _prefill(numbers: tuple[int, int, int, int], duty: Duty, place: Place, kind: Machines) -> Strip:
@@ -146,6 +146,14 @@ def _decode(numbers: tuple[int, int, int, int], duty: Duty, place: Place, kind: 
     )
 
 
+def _run_of(strip: Strip) -> int:
+    return strip.run
+
+
+def _duty_of(strip: Strip) -> int:
+    return strip.duty
+
+
 def _step_ms(kind: Machines) -> float:
     k = kind.truth.profile.coefficients
     return k.a + k.h
@@ -177,6 +185,7 @@ class _Layout:
         bin_ms: float,
     ) -> None:
         self._machines, self._runs, self._strips, self._bin_ms = machines, runs, strips, bin_ms
+        self._groups = [(number, group) for number, run in enumerate(runs) for group in run.by_step]
         first = self._of(lambda one: math.floor(one.from_ms / bin_ms)).astype(np.int64)
         end = self._of(lambda one: math.ceil(one.until_ms / bin_ms)).astype(np.int64)
         counts = np.maximum(1, end - first)
@@ -259,35 +268,29 @@ class _Layout:
 
     def _needs_all(self) -> _Rows:
         """(1), steps. The row for decoding follows from (2)."""
-        shares = [(number, share) for number, run in enumerate(self._runs) for share in run.shares]
-        runs = np.array([number for number, _ in shares], dtype=np.int64)
-        needed = np.array([share.needed for _, share in shares], dtype=np.float64)
-        own, share = self._prefill(lambda one: one.share)
+        runs = np.array([number for number, _ in self._groups], dtype=np.int64)
+        needed = np.array([group.needed for _, group in self._groups], dtype=np.float64)
+        own, group = self._prefill(lambda one: one.group)
         return _Rows(
             1,
-            np.concatenate([np.arange(len(shares)), share]),
+            np.concatenate([np.arange(len(runs)), group]),
             np.concatenate([runs, own]),
             np.concatenate([needed, np.full(len(own), -1.0)]),
-            np.zeros(len(shares)),
+            np.zeros(len(runs)),
         )
 
     def _needs_some(self) -> _Rows:
         """(1), calls of which their step needs only some."""
-        partial = {
-            number
-            for number, share in enumerate(share for run in self._runs for share in run.shares)
-            if share.needed < len(share.duties)
-        }
-        own, share = self._prefill(lambda one: one.share if one.share in partial else -1)
-        own = own[share >= 0]
-        run_of = self._of(lambda one: one.run).astype(np.int64)
-        duty_of = self._of(lambda one: one.duty).astype(np.int64)
+        is_partial = [group.needed < len(group.duties) for _, group in self._groups]
+        own, partial = self._prefill(lambda one: is_partial[one.group])
+        own = own[partial > 0]
         strips = self._strip[own - len(self._runs)]
-        duties, first, row = np.unique(duty_of[strips], return_index=True, return_inverse=True)
+        run, duty = (self._of(value).astype(np.int64)[strips] for value in (_run_of, _duty_of))
+        duties, first, row = np.unique(duty, return_index=True, return_inverse=True)
         return _Rows(
             1,
             np.concatenate([row, np.arange(len(duties))]),
-            np.concatenate([own, run_of[strips[first]]]),
+            np.concatenate([own, run[first]]),
             np.concatenate([np.ones(len(own)), np.full(len(duties), -1.0)]),
             np.zeros(len(duties)),
         )
@@ -309,7 +312,7 @@ class _Layout:
 
     def _is_serial(self) -> _Rows:
         """(4), where columns of a call meet; one by itself is bounded by its own window already."""
-        duty = self._each(lambda one: one.duty).astype(np.int64)
+        duty = self._each(_duty_of).astype(np.int64)
         keys = duty * (self._bins + 1) + self._bin - self._first_bin
         met, row, counts = np.unique(keys, return_inverse=True, return_counts=True)
         number = np.cumsum(counts > 1) - 1
@@ -322,7 +325,7 @@ class _Layout:
 
     def _window_ms(self) -> tuple[Floats, Floats]:
         """From when to when each call can be under way at all."""
-        duty = self._of(lambda one: one.duty).astype(np.int64)
+        duty = self._of(_duty_of).astype(np.int64)
         count = int(duty.max(initial=-1)) + 1
         from_ms, until_ms = np.full(count, np.inf), np.full(count, -np.inf)
         np.minimum.at(from_ms, duty, self._of(lambda one: one.from_ms))

@@ -19,6 +19,9 @@ from tightrope.sim.engine import Truth
 from tightrope.sim.script import CallScript, RunScript
 from tightrope.sim.world import World
 
+ROUNDING_MS = 1e-6
+"""A call that just fits is not lost to rounding."""
+
 
 @dataclass(frozen=True, slots=True)
 class Machines:
@@ -73,7 +76,7 @@ class Duty:
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class StepDuties:
     """`needed` of these calls, all items of one step, must be made for the run to keep its promise."""
 
     duties: tuple[Duty, ...]
@@ -85,7 +88,7 @@ class RunDuties:
     """All that a run needs to keep its promise. `is_possible`: with every machine to itself, it could."""
 
     run: RunId
-    shares: tuple[Share, ...]
+    by_step: tuple[StepDuties, ...]
     is_possible: bool
 
 
@@ -204,16 +207,16 @@ def _duties(script: RunScript, stages: Sequence[Stage], costs: _Costs, network_m
     timed = [_timed(stage, costs, network_ms) for stage in stages]
     ready_ms = _ready_ms(timed, 1000 * script.at_s)
     by_ms = _by_ms(timed, script)
-    shares = [
+    by_step = [
         _answer(one, ready, script, network_ms)
         if place == len(timed) - 1
         else _inner(one, ready, by, network_ms)
         for place, (one, ready, by) in enumerate(zip(timed, ready_ms, by_ms, strict=True))
     ]
-    is_possible = ready_ms[-1] <= by_ms[-1] and all(
-        sum(bool(duty.places) for duty in share.duties) >= share.needed for share in shares
+    is_possible = ready_ms[-1] <= by_ms[-1] + ROUNDING_MS and all(
+        sum(bool(duty.places) for duty in own.duties) >= own.needed for own in by_step
     )
-    return RunDuties(script.run, tuple(share for share in shares if share.needed), is_possible)
+    return RunDuties(script.run, tuple(own for own in by_step if own.needed), is_possible)
 
 
 def _timed(stage: Stage, costs: _Costs, network_ms: float) -> _Timed:
@@ -265,16 +268,18 @@ def _by_ms(timed: Sequence[_Timed], script: RunScript) -> list[float]:
     return by
 
 
-def _inner(one: _Timed, ready_ms: float, by_ms: float, network_ms: float) -> Share:
+def _inner(one: _Timed, ready_ms: float, by_ms: float, network_ms: float) -> StepDuties:
     """Calls of a step that others wait for: they must end."""
     duty = partial(_duty, one, ready_ms + network_ms, math.inf, by_ms - network_ms)
-    return Share(tuple(duty(item) for item in range(len(one.places))), one.stage.needed if one.places else 0)
+    return StepDuties(
+        tuple(duty(item) for item in range(len(one.places))), one.stage.needed if one.places else 0
+    )
 
 
-def _answer(one: _Timed, ready_ms: float, script: RunScript, network_ms: float) -> Share:
+def _answer(one: _Timed, ready_ms: float, script: RunScript, network_ms: float) -> StepDuties:
     """The call that answers, if a model does: its first token in time, and no stutter after it."""
     if not one.places:
-        return Share((), 0)
+        return StepDuties((), 0)
     slo, gaps = script.slo, one.stage.items[0].output_tokens - 1
     ttft_by_ms = math.inf if slo.ttft_s is None else 1000 * (script.at_s + slo.ttft_s) - network_ms
     last_by_ms = math.inf if slo.e2e_s is None else 1000 * (script.at_s + slo.e2e_s) - network_ms
@@ -284,7 +289,7 @@ def _answer(one: _Timed, ready_ms: float, script: RunScript, network_ms: float) 
     elif slo.tpot_s is not None:
         gaps_ms = 1000 * slo.tpot_s * gaps
         last_by_ms = min(last_by_ms, ttft_by_ms + gaps_ms)
-    return Share((_duty(one, ready_ms + network_ms, ttft_by_ms, last_by_ms, 0, gaps_ms),), 1)
+    return StepDuties((_duty(one, ready_ms + network_ms, ttft_by_ms, last_by_ms, 0, gaps_ms),), 1)
 
 
 def _duty(
@@ -294,8 +299,8 @@ def _duty(
     places = tuple(
         place
         for place in one.places[item]
-        if start_ms + place.first_ms <= min(first_by_ms, last_by_ms - place.decode_ms)
-        and place.decode_ms <= gaps_ms
+        if start_ms + place.first_ms <= min(first_by_ms, last_by_ms - place.decode_ms) + ROUNDING_MS
+        and place.decode_ms <= gaps_ms + ROUNDING_MS
     )
     return Duty(
         one.stage.step,
