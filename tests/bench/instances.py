@@ -69,8 +69,8 @@ def ask(
     )
 
 
-def _flow(name: str, *nodes: Node, **more: object) -> Workflow:
-    flow = Workflow(name, nodes, nodes[-1].id, inputs=(InputSpec("list"),), **more)  # type: ignore[arg-type]
+def _flow(name: str, *nodes: Node, switches: tuple[Switch, ...] = ()) -> Workflow:
+    flow = Workflow(name, nodes, nodes[-1].id, inputs=(InputSpec("list"),), switches=switches)
     assert problems(flow) == []
     return flow
 
