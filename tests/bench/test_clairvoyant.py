@@ -12,15 +12,18 @@ from __future__ import annotations
 from dataclasses import replace
 from random import Random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.bench.instances import Kind, ask, instances
 from tests.sim.worlds import BIG, a_script, a_world
-from tightrope.bench.clairvoyant import Budget, climb, follow, reached, search
-from tightrope.bench.limit import HEAD, Distance, Effort, distance, rows
+from tightrope.bench.clairvoyant import Budget, Found, climb, follow, reached, search
 from tightrope.bench.lp_bound import lp_bound
+from tightrope.bench.metrics import Window
 from tightrope.model.codec import decode, encode
+from tightrope.model.errors import InvalidInput
+from tightrope.model.ids import StepId
 from tightrope.model.slo import Slo
 from tightrope.model.workflow import Workflow
 from tightrope.sim.driver import simulate
@@ -84,7 +87,7 @@ def test_3_every_call_goes_where_it_is_assigned(load: Load, rng: Random) -> None
         ]
 
 
-def test_the_distance_of_policies_is_told_in_a_table() -> None:
+def test_the_search_finds_better_than_policies_and_the_bound_leaves_it_room() -> None:
     node = ask("out", stream=True, model=BIG)
     flow = Workflow("chat", (node,), node.id)
     world = a_world(flow, replicas="b0:big@fast b1:big@slow")
@@ -92,10 +95,30 @@ def test_the_distance_of_policies_is_told_in_a_table() -> None:
         a_script(flow, number=number, at_s=0.01 * number, slo=Slo(ttft_s=0.1), out=CallScript(500, 20))
         for number in range(16)
     ]
-    effort = Effort(("foresight", "round-robin"), Budget(steps=20), bin_ms=25.0)
-    one = distance(world, scripts, ["round-robin", "least-tokens"], effort)
-    assert [reached.policy for reached in one.policies] == ["round-robin", "least-tokens"]
-    assert one.policies[0].goodput < one.found.best.goodput < one.bound.goodput < 1
-    assert one.of_found(one.policies[0].goodput) == one.policies[0].good_runs / one.found.best.good_runs
-    assert {len(row) for row in rows(one)} == {len(HEAD)}
-    assert decode(Distance, encode(one)) == one
+    told: list[int] = []
+    found = search(
+        world,
+        scripts,
+        ("foresight", "round-robin"),
+        Budget(steps=20),
+        on_step=lambda number, _best: told.append(number),
+    )
+    assert told == [*range(1, 21), *range(1, 21)]
+    assert max(climbed.start.goodput for climbed in found.climbs) < found.best.goodput
+    assert found.best.goodput < lp_bound(world, scripts, bin_ms=25.0).goodput < 1
+    assert decode(Found, encode(found)) == found
+
+
+def test_only_runs_of_the_window_count() -> None:
+    flow = Workflow("chat", (ask("out", model=BIG),), StepId("out"))
+    world = a_world(flow, replicas="b0:big@fast b1:big@slow")
+    slos = [Slo(e2e_s=0.001), Slo(e2e_s=9.0), Slo(e2e_s=0.001)]
+    scripts = [a_script(flow, number=n, at_s=float(n), slo=slo) for n, slo in enumerate(slos)]
+    (climbed,) = search(world, scripts, ["foresight"], Budget(steps=1), Window(1.0, 2.0)).climbs
+    assert (climbed.start.runs, climbed.start.good_runs) == (1, 1)
+
+
+def test_a_search_without_a_start_is_refused() -> None:
+    flow = Workflow("chat", (ask("out", model=BIG),), StepId("out"))
+    with pytest.raises(InvalidInput, match="at least one policy"):
+        search(a_world(flow), [], [], Budget(steps=1))

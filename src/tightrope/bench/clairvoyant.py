@@ -72,11 +72,6 @@ class Found:
     best: Reached
     climbs: tuple[Climbed, ...]
 
-    @property
-    def steps(self) -> int:
-        """Simulations tried in all."""
-        return sum(climb.steps for climb in self.climbs)
-
 
 @dataclass(frozen=True, slots=True)
 class Budget:
@@ -99,15 +94,14 @@ def search(
     seed: int = 1,
     on_step: OnStep | None = None,
 ) -> Found:
-    """Search from each policy in turn, every time with the same budget. Raises InvalidInput without a policy."""
-    return found_by([climb(world, scripts, policy, budget, window, seed, on_step) for policy in policies])
+    """Search from each policy in turn, every time with the same budget; of equal finds the first.
 
-
-def found_by(climbs: Sequence[Climbed]) -> Found:
-    """The best of searches that may have run in several processes; of equal ones the first."""
-    if not climbs:
+    Raises InvalidInput without a policy.
+    """
+    if not policies:
         raise InvalidInput("a search starts from at least one policy")
-    return Found(max(climbs, key=lambda climbed: climbed.best.score).best, tuple(climbs))
+    climbs = tuple(climb(world, scripts, policy, budget, window, seed, on_step) for policy in policies)
+    return Found(max(climbs, key=lambda climbed: climbed.best.score).best, climbs)
 
 
 def climb(
