@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections.abc import Sequence
+from functools import cached_property
 from itertools import accumulate
+from operator import mul
 from random import Random
 
 HALF_LIFE_S = 3600.0
@@ -48,6 +51,8 @@ class Sketch:
 
     def __init__(self) -> None:
         self._weight_by_bucket: dict[int, float] = {}
+        self._buckets: list[int] = []  # in order, with the values they stand for
+        self._values: list[float] = []
         self._total = 0.0
         self._sum = 0.0
         self._origin_s = 0.0
@@ -57,7 +62,7 @@ class Sketch:
         """Take in one value; a negative one counts as 0."""
         weight = self._weight_at(now_s)
         bucket = _bucket(value)
-        self._weight_by_bucket[bucket] = self._weight_by_bucket.get(bucket, 0.0) + weight
+        self._put(bucket, weight)
         self._total += weight
         self._sum += weight * max(0.0, value)
         self._ladder = None
@@ -68,7 +73,7 @@ class Sketch:
             self._rebase(other._origin_s)
         factor = math.exp2((other._origin_s - self._origin_s) / HALF_LIFE_S)
         for bucket, weight in other._weight_by_bucket.items():
-            self._weight_by_bucket[bucket] = self._weight_by_bucket.get(bucket, 0.0) + factor * weight
+            self._put(bucket, factor * weight)
         self._total += factor * other._total
         self._sum += factor * other._sum
         self._ladder = None
@@ -98,8 +103,17 @@ class Sketch:
 
     def _rungs(self) -> _Ladder:
         if self._ladder is None:
-            self._ladder = _Ladder(self._weight_by_bucket)
+            weights = [self._weight_by_bucket[bucket] for bucket in self._buckets]
+            self._ladder = _Ladder(self._values.copy(), weights)
         return self._ladder
+
+    def _put(self, bucket: int, weight: float) -> None:
+        found = self._weight_by_bucket.get(bucket)
+        if found is None:
+            at = bisect_left(self._buckets, bucket)
+            self._buckets.insert(at, bucket)
+            self._values.insert(at, _middle(bucket))
+        self._weight_by_bucket[bucket] = (found or 0.0) + weight
 
     def _weight_at(self, now_s: float) -> float:
         """Weight of a value seen now, in the scale of the origin: later values weigh more, old ones stay."""
@@ -117,16 +131,16 @@ class Sketch:
 
 
 class _Ladder:
-    """The buckets in order, with their cumulated weight and weighted sum."""
+    """Values in order, with the cumulated weight and, where that is asked for, the cumulated weighted sum."""
 
-    def __init__(self, weight_by_bucket: dict[int, float]) -> None:
-        buckets = sorted(weight_by_bucket)
-        weights = [weight_by_bucket[bucket] for bucket in buckets]
-        self._values = [_middle(bucket) for bucket in buckets]
+    def __init__(self, values: Sequence[float], weights: Sequence[float]) -> None:
+        self._values = values
+        self._weights = weights
         self._below = list(accumulate(weights))
-        self._sums = list(
-            accumulate(value * weight for value, weight in zip(self._values, weights, strict=True))
-        )
+
+    @cached_property
+    def _sums(self) -> list[float]:
+        return list(accumulate(map(mul, self._values, self._weights)))
 
     def at(self, q: float) -> float:
         if not self._values:
