@@ -2,7 +2,7 @@
 
 Owns the pool that is asked: replicas on two unequal cards, kept by the kernel's roster, with calls in all phases.
 Calls are dispatched as the policy says (one that finds no room is lost), have their first tokens and end about
-when they are expected to, as many as begin. Bringing the order of the replicas up to date with that is included.
+when they are expected to, as many as begin. Keeping the replicas in order is a part of those events (`kernel.py`).
 """
 
 from __future__ import annotations
@@ -93,6 +93,7 @@ class SteadyPool:
     def decide(self) -> int:
         """One decision, in nanoseconds of processor time; then the pool goes on as if it had been carried out."""
         job = self.next_job()
+        self.roster.settle(self.now_s)
         began_ns = time.process_time_ns()
         pool = PoolView(MODEL, self.roster, self._jobs, self.roster.kinds(self.now_s))
         routed = self._router.choose(job, pool, self.now_s, self._rng)

@@ -43,48 +43,50 @@ from tightrope.model.workflow import Binding, ModelCall, Node, Prompt, Ref, Work
 
 MODEL = ModelName("llama")
 OUTPUT_TOKENS = 64
+SEQUENCES = 16
+"""Calls that a replica runs at once."""
+DEADLINE_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class KernelCost:
-    """Microseconds of processor time per event, and per run, with `replicas` in the pool."""
+    """Microseconds of processor time per event, and per run, with `replicas` in the pool.
+
+    `load` is the share of their sequences that would be busy if there were enough; above 1 a line builds up.
+    """
 
     policy: str
     replicas: int
+    load: float
     runs: int
     events: int
     per_event_us: float
     per_run_us: float
 
 
-def kernel_cost(policy: str, replicas: int, runs: int, seed: int = 1) -> KernelCost:
-    """Play `runs` runs at a rate that keeps about half of the sequences busy, then time a second kernel on the
-    events of the first: reading a clock for each of them would cost as much as some of them do."""
-    workflow = _workflow()
-    world = _World(_ready(policy, replicas, workflow), workflow, Random(seed))
-    for number in range(runs):
-        world.later(number / (0.5 * replicas * 4), world.submission(number))
-    events = world.play()
-    assert world.finished == runs
-    kernel = _ready(policy, replicas, workflow)
+def kernel_cost(policy: str, replicas: int, runs: int, load: float = 0.25, seed: int = 1) -> KernelCost:
+    """Play `runs` runs through a kernel, then time a second one on the events of the first: to read a clock for
+    each of them would cost as much as some of them do."""
+    events = Flood(policy, replicas, runs, load, seed).play()
+    kernel = ready_kernel(policy, replicas)
     began_ns = time.process_time_ns()
     for event, at_s in events:
         kernel.handle(event, at_s)
     spent_ns = time.process_time_ns() - began_ns
     return KernelCost(
-        policy, replicas, runs, len(events), spent_ns / len(events) / 1000, spent_ns / runs / 1000
+        policy, replicas, load, runs, len(events), spent_ns / len(events) / 1000, spent_ns / runs / 1000
     )
 
 
-def _ready(policy: str, replicas: int, workflow: Workflow) -> Kernel:
+def ready_kernel(policy: str, replicas: int) -> Kernel:
     """A kernel with one tenant, one workflow and a fleet that is up."""
     cards = [AcceleratorName(card) for card in CARDS]
     specs = [ReplicaSpec(ReplicaId(f"r{n:05d}"), MODEL, cards[n % 2]) for n in range(replicas)]
     facts: list[Event] = [
         TenantRegistered(Tenant(TenantId("t"), limits=Limits(concurrent=10**9, queue=10**9))),
         *(AcceleratorRegistered(Accelerator(card)) for card in cards),
-        *(ProfileLoaded(Profile(MODEL, card, CARDS[card], 2048, 16, 400_000)) for card in cards),
-        WorkflowDeployed(workflow),
+        *(ProfileLoaded(Profile(MODEL, card, CARDS[card], 2048, SEQUENCES, 400_000)) for card in cards),
+        WorkflowDeployed(WORKFLOW),
         FleetPlanned(FleetPlan(tuple(specs))),
         *(ReplicaReady(spec.id) for spec in specs),
     ]
@@ -94,18 +96,20 @@ def _ready(policy: str, replicas: int, workflow: Workflow) -> Kernel:
     return kernel
 
 
-class _World:
-    def __init__(self, kernel: Kernel, workflow: Workflow, rng: Random) -> None:
+class Flood:
+    """Runs of two calls, of a second each, that come at even distances."""
+
+    def __init__(self, policy: str, replicas: int, runs: int, load: float, seed: int) -> None:
+        self.kernel = ready_kernel(policy, replicas)
+        self.runs = runs
         self.finished = 0
-        self._kernel = kernel
-        self._workflow = workflow
-        self._rng = rng
+        self._rng = Random(seed)
         self._heap: list[tuple[float, int, Event]] = []
         self._serial = 0
-
-    def submission(self, number: int) -> RunSubmitted:
-        workflow = self._workflow
-        return RunSubmitted(RunId(f"run-{number}"), TenantId("t"), workflow.id, workflow.slo, 600.0, True)
+        for number in range(runs):
+            run = RunId(f"run-{number}")
+            event = RunSubmitted(run, TenantId("t"), WORKFLOW.id, WORKFLOW.slo, DEADLINE_S, True)
+            self.later(number * 2 / (load * SEQUENCES * replicas), event)
 
     def later(self, at_s: float, event: Event) -> None:
         self._serial += 1
@@ -115,11 +119,16 @@ class _World:
         """All that happens, in order, with its time in seconds."""
         events: list[tuple[Event, float]] = []
         while self._heap:
-            at_s, _, event = heapq.heappop(self._heap)
-            events.append((event, at_s))
-            for command in self._kernel.handle(event, at_s):
-                self._carry_out(command, at_s)
+            events.append(self.step())
+        assert self.finished == self.runs
         return events
+
+    def step(self) -> tuple[Event, float]:
+        """Let the next thing happen."""
+        at_s, _, event = heapq.heappop(self._heap)
+        for command in self.kernel.handle(event, at_s):
+            self._carry_out(command, at_s)
+        return event, at_s
 
     def _carry_out(self, command: Command, at_s: float) -> None:
         match command:
@@ -136,8 +145,11 @@ class _World:
                 pass
 
 
-def _workflow() -> Workflow:
+def _two_nodes() -> Workflow:
     first = Node(StepId("rewrite"), ModelCall(MODEL, Prompt(text="rewrite"), 128))
     inputs = (("notes", Binding((Ref("rewrite"),))),)
     last = Node(StepId("answer"), ModelCall(MODEL, Prompt(text="answer"), 256, stream=True), inputs)
     return Workflow("rag", (first, last), last.id, Slo(ttft_s=2.0))
+
+
+WORKFLOW = _two_nodes()

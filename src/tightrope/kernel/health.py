@@ -64,7 +64,7 @@ def _may_eject(pool: Pool) -> bool:
 def _eject(state: State, replica: Replica, for_s: float, now_s: float) -> list[Command]:
     state.move(replica, ReplicaState.EJECTED)
     replica.ejected_until_s = now_s + for_s
-    state.touched[replica.spec.model] = None
+    state.touched.setdefault(replica.spec.model, {})
     return [WakeAt(now_s + for_s, Wake(WakeKind.REPLICA_READMIT, replica.spec.id))]
 
 

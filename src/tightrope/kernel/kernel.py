@@ -51,7 +51,10 @@ class Kernel:
         """Take one fact and say what shall be done about it. `now_s` never goes back between two calls."""
         commands = self._apply(event, now_s)
         commands += self._place_touched(now_s)
-        return commands + self._stop_drained()
+        commands += self._stop_drained()
+        for pool in self.state.pools.values():
+            pool.roster.settle(now_s)
+        return commands
 
     def check(self) -> None:
         """Assert every invariant of the tables. Raises TightropeBug."""
@@ -143,8 +146,8 @@ class Kernel:
     def _place_touched(self, now_s: float) -> list[Command]:
         commands: list[Command] = []
         while self.state.touched:
-            model = next(iter(self.state.touched))
-            commands += placing.place(self.state, self.state.pool(model), now_s)
+            model, opened = next(iter(self.state.touched.items()))
+            commands += placing.place(self.state, self.state.pool(model), tuple(opened), now_s)
             self.state.touched.pop(model, None)
         return commands
 

@@ -13,6 +13,7 @@ from tightrope.model.messages import Command, Wake, WakeAt, WakeKind
 from tightrope.model.outcome import Usage
 from tightrope.model.profile import Profile
 from tightrope.model.workflow import ModelCall, Node
+from tightrope.policy.estimate import typical_s
 from tightrope.policy.slack import sample_both
 
 LEARN_EVERY_S = 5.0
@@ -40,12 +41,9 @@ def _note_inflation(state: State, call: Call, usage: Usage, now_s: float) -> Non
     """How much longer the call took, from ready to end, than it would have alone on the pool's best card."""
     if call.model is None:
         return
-    alone_ms = [
-        profile.solo_ms(usage.prompt_tokens, max(1, usage.output_tokens))
-        for profile in state.pool_profiles(call.model)
-    ]
-    if alone_ms and min(alone_ms) > 0:
-        state.pool(call.model).inflation.observe(now_s - call.ready_s, min(alone_ms) / 1000)
+    profiles = state.pool_profiles(call.model)
+    alone_s = typical_s(usage.prompt_tokens, max(1, usage.output_tokens), False, profiles)
+    state.pool(call.model).inflation.observe(now_s - call.ready_s, alone_s)
 
 
 def note_code(run: Run, call: Call, now_s: float) -> None:

@@ -7,18 +7,18 @@ call fails is `runs.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from tightrope.kernel.locality import note_prompt, with_hits
 from tightrope.kernel.state import Call, CallPhase, Piece, Pool, Run, State
 from tightrope.model.errors import TightropeBug
-from tightrope.model.fleet import HeldCall, Job, PoolView, ReplicaView, Routed
+from tightrope.model.fleet import HeldCall, Job, PoolView, Routed
 from tightrope.model.ids import CallId, ReplicaId, StepId
 from tightrope.model.messages import Command, Dispatch, Slack, Wake, WakeAt, WakeKind
 from tightrope.model.profile import Profile
 from tightrope.model.workflow import ModelCall
-from tightrope.policy.estimate import estimate, typical_s
+from tightrope.policy.estimate import first_token_ms, typical_s, typical_times_s
 from tightrope.policy.order import is_hopeless
 from tightrope.policy.slack import grant
 
@@ -27,6 +27,10 @@ LUCKY_QUANTILE = 0.2
 the cautious quantile that orders the line would see the longest one."""
 SURELY_TOO_LONG = 2
 """A prompt estimated at more than this many times the context memory cannot be an error of the estimate."""
+LONG_LINE = 16
+"""A line of up to so many calls is walked from end to end at every event; below saturation none is longer."""
+LOOK_AGAIN = 2
+"""In a longer one so many calls are looked at again at every event, in turn, besides those that an event is about."""
 UNMEASURED_SILENCE_S = 60.0
 """How long a replica that nobody profiled may be silent: nothing is known about its speed."""
 
@@ -87,10 +91,10 @@ def enter_line(state: State, run: Run, call: Call, now_s: float) -> bool:
     if is_measured and prompt_tokens > SURELY_TOO_LONG * memory:
         return False
     prompt_tokens = min(prompt_tokens, max(1, memory - 1))
-    whole_s = typical_s(prompt_tokens, lengths.mean, False, profiles)
-    first_s = typical_s(prompt_tokens, lengths.mean, True, profiles)
+    first_s, whole_s = typical_times_s(prompt_tokens, lengths.mean, profiles)
     granted = _grant(state, run, call.step, first_s, whole_s, now_s)
-    own_s = first_s if granted.is_terminal else whole_s
+    own_s = call.usual_s = first_s if granted.is_terminal else whole_s
+    call.usual_on = profiles
     call.slack, call.last_chance_s = granted.slack, granted.last_chance_s
     call.job = Job(
         call=call.id,
@@ -155,37 +159,75 @@ def call_expectation_s(state: State, run: Run, call: Call) -> float:
 # --- the walk along the line ---------------------------------------------------------------------------
 
 
-def place(state: State, pool: Pool, now_s: float) -> list[Command]:
-    """Dispatch every waiting call that goes to a replica with room for it now.
+def place(state: State, pool: Pool, opened: Sequence[ReplicaId], now_s: float) -> list[Command]:
+    """Dispatch the waiting calls that go to a replica with room for them now.
 
     A late-binding router looks at all replicas. A call whose best one is full stays in the line and is placed
-    there in thought, so that those behind it see the load it will be.
+    there in thought, so that those behind it see the load it will be. While the line is short, it is walked from
+    end to end and all thoughts are forgotten after it. In a long one they stay, and only some calls are looked at:
+    those that have just come, those placed on a replica where there is new room (`opened`), and a few in turn.
     """
-    commands: list[Command] = []
+    is_long = len(pool.line) > LONG_LINE and state.router.is_late_binding
+    has_become_long, pool.is_long = is_long and not pool.is_long, is_long
+    arrived = [state.calls[call] for call in pool.arrived if call in state.calls]
+    pool.arrived.clear()
     if not pool.line:
-        return commands
-    hopeless: list[Call] = []
-    thought: dict[ReplicaId, ReplicaView] = {}
-    for _, call_id in list(pool.line):
-        if not _has_free_slot(pool.roster):
+        return []
+    if is_long and not has_become_long:
+        commands = _walk(state, pool, arrived, now_s)
+        for replica in opened:
+            commands += _serve(state, pool, replica, now_s)
+        return commands + _walk(state, pool, _in_turn(state, pool), now_s)
+    state.forget_thoughts(pool)
+    commands = _walk(state, pool, [state.calls[call] for _, call in pool.line], now_s)
+    if not is_long:
+        state.forget_thoughts(pool)
+    return commands
+
+
+def _serve(state: State, pool: Pool, replica_id: ReplicaId, now_s: float) -> list[Command]:
+    """Look at the calls placed on the replica in thought, the first ones first, until one is not dispatched."""
+    commands: list[Command] = []
+    replica = state.replicas.get(replica_id)
+    calls = [state.calls[call] for call in replica.placed] if replica is not None else []
+    for call in sorted(calls, key=_place_in_line):
+        dispatched = _walk(state, pool, [call], now_s)
+        if not dispatched:
             break
-        call = state.calls[call_id]
+        commands += dispatched
+    return commands
+
+
+def _place_in_line(call: Call) -> tuple[object, ...]:
+    if call.line_key is None:
+        raise TightropeBug(f"{call.id} does not stand in a line")
+    return call.line_key
+
+
+def _in_turn(state: State, pool: Pool) -> list[Call]:
+    """The next few calls of the line; after its end, the first ones again."""
+    start = pool.cursor if pool.cursor < len(pool.line) else 0
+    pool.cursor = start + LOOK_AGAIN
+    return [state.calls[call] for _, call in pool.line[start : pool.cursor]]
+
+
+def _walk(state: State, pool: Pool, calls: Sequence[Call], now_s: float) -> list[Command]:
+    """Dispatch each of these calls or place it in thought, while anybody has a free sequence."""
+    commands: list[Command] = []
+    hopeless: list[Call] = []
+    for call in calls:
+        if not pool.roster.has_free_sequence:
+            break
+        if call.line_key is None:
+            continue  # it waits no more
         if _turned_hopeless(state, call, now_s):
             hopeless.append(call)
             continue
-        dispatched = _place_one(state, pool, call, thought, now_s)
+        dispatched = _place_one(state, pool, call, now_s)
         commands += dispatched
         if not dispatched and not state.router.is_late_binding:
             break
-    for view in thought.values():
-        pool.roster.put(view)
     return commands + _place_hopeless(state, pool, hopeless, now_s)
-
-
-def _has_free_slot(replicas: Iterable[ReplicaView]) -> bool:
-    return any(
-        sum(held.has_slot for held in replica.held) < replica.profile.max_sequences for replica in replicas
-    )
 
 
 def _turned_hopeless(state: State, call: Call, now_s: float) -> bool:
@@ -193,28 +235,28 @@ def _turned_hopeless(state: State, call: Call, now_s: float) -> bool:
     job = call.job
     if job is None or job.is_hopeless or call.model is None:
         return False
-    own_s = typical_s(job.prompt_tokens, job.output_tokens, job.is_terminal, state.pool_profiles(call.model))
-    return is_hopeless(call.last_chance_s, own_s, now_s)
+    profiles = state.pool_profiles(call.model)
+    if call.usual_on is not profiles:
+        call.usual_on = profiles
+        call.usual_s = typical_s(job.prompt_tokens, job.output_tokens, job.is_terminal, profiles)
+    return is_hopeless(call.last_chance_s, call.usual_s, now_s)
 
 
-def _place_hopeless(state: State, pool: Pool, calls: list[Call], now_s: float) -> list[Command]:
+def _place_hopeless(state: State, pool: Pool, calls: Sequence[Call], now_s: float) -> list[Command]:
     """Move calls that have become hopeless behind the live ones, and give them what room is left."""
-    if not calls:
-        return []
     for call in calls:
         state.dequeue(call)
         if call.job is not None:
             call.job = replace(call.job, is_hopeless=True)
         state.enqueue(call)
-    return place(state, pool, now_s)
+    return place(state, pool, (), now_s) if calls else []
 
 
-def _place_one(
-    state: State, pool: Pool, call: Call, thought: dict[ReplicaId, ReplicaView], now_s: float
-) -> list[Command]:
-    """Dispatch the call, or place it in thought and note how the replica looked before."""
+def _place_one(state: State, pool: Pool, call: Call, now_s: float) -> list[Command]:
+    """Dispatch the call, or place it in thought."""
     if call.job is None:
         raise TightropeBug(f"{call.id} has no job to be placed with")
+    state.forget_thought(call)
     job, routed = _choose(state, pool, call, call.job, now_s)
     if routed is None:
         return []
@@ -233,15 +275,12 @@ def _place_one(
         tpot_s=job.tpot_s,
     )
     if not held.has_slot:
-        thought.setdefault(chosen.id, chosen)
-        pool.roster.put(replace(chosen, held=(*chosen.held, held)))
+        if state.router.is_late_binding:
+            state.think(call, state.replicas[chosen.id], held)
         return []
-    ttft_ms = estimate(job, chosen, now_s).ttft
+    ttft_ms = first_token_ms(job, chosen, now_s)
     commands = _dispatch(state, pool, call, held, routed, ttft_ms, now_s)
     note_prompt(call.piece.item, pool, chosen, now_s)
-    if chosen.id in thought:
-        thought[chosen.id] = state.view(state.replicas[chosen.id])
-        pool.roster.put(replace(chosen, held=(*chosen.held, held)))
     return commands
 
 

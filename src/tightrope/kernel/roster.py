@@ -32,7 +32,9 @@ class Roster(Sequence[ReplicaView]):
         self._rank = rank
         self._ids: list[ReplicaId] = []
         self._view_by_id: dict[ReplicaId, ReplicaView] = {}
+        self._full: set[ReplicaId] = set()
         self._changed: dict[ReplicaId, None] = {}
+        self._kinds: tuple[Kind, ...] = ()
         self._ranked: dict[int, _Ranked] = {}
         self._place_by_id: dict[ReplicaId, tuple[_Ranked, tuple[_Key, ...]]] = {}
         for view in views:
@@ -65,29 +67,43 @@ class Roster(Sequence[ReplicaView]):
             insort(self._ids, view.id)
         self._view_by_id[view.id] = view
         self._changed[view.id] = None
+        if _is_full(view):
+            self._full.add(view.id)
+        else:
+            self._full.discard(view.id)
 
     def drop(self, replica: ReplicaId) -> None:
         """Show the replica no more; nothing happens if it was not shown."""
         if self._view_by_id.pop(replica, None) is not None:
             del self._ids[bisect_left(self._ids, replica)]
             self._changed[replica] = None
+            self._full.discard(replica)
+
+    @property
+    def has_free_sequence(self) -> bool:
+        """Whether some replica holds fewer calls than it runs at once."""
+        return len(self._full) < len(self._ids)
 
     # --- kinds -----------------------------------------------------------------------------------------
 
     def kinds(self, now_s: float) -> tuple[Kind, ...]:
-        """The replicas by kind, in the orders of the rank; none where they are few or there is no rank.
+        """The replicas by kind, in the orders of the rank; none where they are few or there is no rank."""
+        if self._changed:
+            self.settle(now_s)
+        return self._kinds
 
-        Those that have changed since the last time are ranked anew.
-        """
-        if self._rank is None or len(self) <= FEW:
-            return ()
+    def settle(self, now_s: float) -> None:
+        """Put the replicas that have changed since the last time into their new places."""
+        if self._rank is None or len(self._ids) <= FEW:
+            self._kinds = ()
+            return
         for replica in self._changed:
             self._leave(replica)
             view = self._view_by_id.get(replica)
             if view is not None:
                 self._join(view, self._rank(view, now_s))
         self._changed.clear()
-        return tuple(ranked.kind for ranked in self._ranked.values())
+        self._kinds = tuple(ranked.kind for ranked in self._ranked.values())
 
     def _leave(self, replica: ReplicaId) -> None:
         ranked, keys = self._place_by_id.pop(replica, (None, ()))
@@ -107,6 +123,11 @@ class Roster(Sequence[ReplicaView]):
         self._place_by_id[view.id] = (ranked, keys)
         for order, key in zip(ranked.orders, keys, strict=True):
             insort(order.keys, key)
+
+
+def _is_full(view: ReplicaView) -> bool:
+    limit = view.profile.max_sequences
+    return len(view.held) >= limit and sum(call.has_slot for call in view.held) >= limit
 
 
 @dataclass(slots=True)

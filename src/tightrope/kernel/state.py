@@ -169,7 +169,8 @@ class CallPhase(Enum):
 class Call:
     """One attempt of one item. `job` and `slack` are what the last decision about it used.
 
-    `last_chance_s` is when it must have ended even if the rest of the run is short.
+    `last_chance_s` is when it must have ended even if the rest of the run is short; `usual_s` is how long it takes
+    alone on the best of the cards `usual_on`. `thought` is where it is placed in thought.
     """
 
     id: CallId
@@ -187,18 +188,27 @@ class Call:
     replica: ReplicaId | None = None
     first_token_s: float | None = None
     last_chance_s: float = math.inf
+    usual_s: float = 0.0
+    usual_on: tuple[Profile, ...] | None = None
+    thought: ReplicaId | None = None
     line_key: tuple[object, ...] | None = None
 
 
 @dataclass(slots=True)
 class Replica:
-    """One replica: its life and its ledger, that is the calls it holds in order of dispatch."""
+    """One replica: its life and its ledger, that is the calls it holds in order of dispatch.
+
+    `placed` are waiting calls that are there in thought only; `plain` is the view without them, None when the
+    ledger has changed.
+    """
 
     spec: ReplicaSpec
     state: ReplicaState
     is_planned: bool = True
     max_sequences: int | None = None
     held: dict[CallId, HeldCall] = field(default_factory=dict)
+    placed: dict[CallId, HeldCall] = field(default_factory=dict)
+    plain: ReplicaView | None = None
     failures_in_a_row: int = 0
     ejections: int = 0
     ejected_until_s: float = 0.0
@@ -210,7 +220,9 @@ class Pool:
     """All replicas of one model and the line of calls that wait for them, sorted by `line_key`.
 
     `roster` are the ready ones as policies see them. `profiles` are the beliefs about the kinds of card, None
-    until they are asked for.
+    until they are asked for. `is_long` says that the line is no longer walked to its end at every event; then
+    `arrived` are the calls that have come since, `cursor` is the place in the line where the next ones are looked
+    at again, and `thoughtful` are the replicas where calls are placed in thought.
     """
 
     model: ModelName
@@ -219,6 +231,10 @@ class Pool:
     profiles: tuple[Profile, ...] | None = None
     line: list[tuple[tuple[object, ...], CallId]] = field(default_factory=list)
     turn: int = 0
+    is_long: bool = False
+    arrived: dict[CallId, None] = field(default_factory=dict)
+    cursor: int = 0
+    thoughtful: dict[ReplicaId, None] = field(default_factory=dict)
     inflation: Inflation = field(default_factory=Inflation)
     prefixes: PrefixIndex = field(default_factory=PrefixIndex)
 
@@ -244,7 +260,8 @@ class State:
         self.pools: dict[ModelName, Pool] = {}
         self.replicas: dict[ReplicaId, Replica] = {}
         self.draining: dict[ReplicaId, None] = {}
-        self.touched: dict[ModelName, None] = {}
+        self.touched: dict[ModelName, dict[ReplicaId, None]] = {}
+        """Models whose line is to be looked at, and on which replicas there is new room."""
         self.runs_by_tenant: dict[TenantId, int] = {}
         self.waiting_by_tenant: dict[TenantId, int] = {}
         self.is_draining = False
@@ -299,8 +316,9 @@ class State:
             pool.prefixes.forget(replica.spec.id)
         if to is ReplicaState.READY:
             self.show(replica)
-            self.touched[replica.spec.model] = None
+            self.touched.setdefault(replica.spec.model, {})[replica.spec.id] = None
         else:
+            self._forget_placed(replica)
             pool.roster.drop(replica.spec.id)
 
     def plan_for(self, replica: Replica, is_planned: bool) -> None:
@@ -311,6 +329,7 @@ class State:
     def forget(self, replica: Replica) -> None:
         """The replica is no more."""
         pool = self.pool(replica.spec.model)
+        self._forget_placed(replica)
         del self.replicas[replica.spec.id]
         del pool.replicas[replica.spec.id]
         self.draining.pop(replica.spec.id, None)
@@ -319,12 +338,19 @@ class State:
         pool.profiles = None
 
     def show(self, replica: Replica) -> None:
-        """Let policies see the replica as the ledger has it, if it may be given calls."""
+        """Let policies see the replica as it is, if it may be given calls."""
         if replica.state is ReplicaState.READY:
             self.pool(replica.spec.model).roster.put(self.view(replica))
 
     def view(self, replica: Replica) -> ReplicaView:
-        """The replica as the ledger has it."""
+        """The replica as the ledger has it, with what is placed there in thought."""
+        if replica.plain is None:
+            replica.plain = self._plain(replica)
+        if not replica.placed:
+            return replica.plain
+        return replace(replica.plain, held=(*replica.plain.held, *replica.placed.values()))
+
+    def _plain(self, replica: Replica) -> ReplicaView:
         spec = replica.spec
         card = self.accelerators.get(spec.accelerator)
         return ReplicaView(
@@ -353,6 +379,7 @@ class State:
         for pool in self.pools.values():
             pool.profiles = None
         for replica in self.replicas.values():
+            replica.plain = None
             self.show(replica)
 
     # --- the waiting line ------------------------------------------------------------------------------
@@ -363,13 +390,15 @@ class State:
             raise TightropeBug(f"{call.id} has no job to wait with")
         call.line_key = line_key(call.job, self.router.line)
         insort(self.pool(call.model).line, (call.line_key, call.id))
+        self.pool(call.model).arrived[call.id] = None
         self._count_waiting(call, 1)
-        self.touched[call.model] = None
+        self.touched.setdefault(call.model, {})
 
     def dequeue(self, call: Call) -> None:
         """Take a waiting call out of its line."""
         if call.line_key is None or call.model is None:
             raise TightropeBug(f"{call.id} does not stand in a line")
+        self.forget_thought(call)
         line = self.pool(call.model).line
         at = bisect_left(line, (call.line_key, call.id))
         if at >= len(line) or line[at][1] != call.id:
@@ -382,18 +411,54 @@ class State:
         tenant = self.runs[call.run].tenant
         self.waiting_by_tenant[tenant] = self.waiting_by_tenant.get(tenant, 0) + change
 
+    # --- calls placed in thought -----------------------------------------------------------------------
+
+    def think(self, call: Call, replica: Replica, held: HeldCall) -> None:
+        """Place a waiting call on a replica in thought."""
+        replica.placed[call.id] = held
+        call.thought = replica.spec.id
+        self.pool(replica.spec.model).thoughtful[replica.spec.id] = None
+        self.show(replica)
+
+    def forget_thought(self, call: Call) -> None:
+        """The call is nowhere any more."""
+        if call.thought is None:
+            return
+        replica = self.replicas[call.thought]
+        call.thought = None
+        del replica.placed[call.id]
+        if not replica.placed:
+            del self.pool(replica.spec.model).thoughtful[replica.spec.id]
+        self.show(replica)
+
+    def forget_thoughts(self, pool: Pool) -> None:
+        """No call of the pool is placed in thought any more."""
+        for replica in [self.replicas[one] for one in pool.thoughtful]:
+            self._forget_placed(replica)
+            self.show(replica)
+
+    def _forget_placed(self, replica: Replica) -> None:
+        for call in replica.placed:
+            self.calls[call].thought = None
+        replica.placed.clear()
+        self.pool(replica.spec.model).thoughtful.pop(replica.spec.id, None)
+
     # --- the ledger ------------------------------------------------------------------------------------
 
     def hold(self, replica: Replica, held: HeldCall) -> None:
         """Note a call, or a change of one, on its replica."""
         replica.held[held.call] = held
+        replica.plain = None
         self.show(replica)
 
     def hold_first_token(self, call: Call, now_s: float) -> None:
-        """The call's prompt is done; it decodes from now on."""
+        """The call's prompt is done; it decodes from now on, and another one may be next."""
         replica = self.replicas.get(call.replica) if call.replica else None
-        if replica is not None and call.id in replica.held:
-            self.hold(replica, replace(replica.held[call.id], first_token_s=now_s))
+        if replica is None or call.id not in replica.held:
+            return
+        self.hold(replica, replace(replica.held[call.id], first_token_s=now_s))
+        if self.pool(replica.spec.model).is_long:
+            self.touched.setdefault(replica.spec.model, {})[replica.spec.id] = None
 
     def release(self, call: Call) -> None:
         """Forget a call on its replica; room there may serve somebody else."""
@@ -401,9 +466,10 @@ class State:
             return
         replica = self.replicas.get(call.replica)
         if replica is not None and replica.held.pop(call.id, None) is not None:
+            replica.plain = None
             self.show(replica)
         if call.model is not None:
-            self.touched[call.model] = None
+            self.touched.setdefault(call.model, {})[call.replica] = None
 
     # --- invariants ------------------------------------------------------------------------------------
 
@@ -425,6 +491,8 @@ class State:
                 yield f"{call.id} belongs to no run"
             elif call.piece.call != call.id or call.piece not in run.steps[call.step].pieces:
                 yield f"{call.id} is not the current try of its item"
+            if call.thought is not None and call.id not in self.replicas[call.thought].placed:
+                yield f"{call.id} is placed in thought and no replica knows it"
             if (call.phase is CallPhase.WAITING) != (call.line_key is not None):
                 yield f"{call.id} is {call.phase.name} and its place in the line says otherwise"
             if call.phase in (CallPhase.DISPATCHED, CallPhase.STREAMING):
@@ -458,6 +526,9 @@ class State:
                 yield f"{replica.spec.id} is {replica.state} and the roster says otherwise"
             elif shown is not None and shown != self.view(replica):
                 yield f"the roster shows {replica.spec.id} as it is not"
+            for call in replica.placed:
+                if call not in self.calls or self.calls[call].thought != replica.spec.id:
+                    yield f"{call} is placed in thought on {replica.spec.id} and does not know it"
             for call in replica.held:
                 if call not in self.calls or self.calls[call].replica != replica.spec.id:
                     yield f"{replica.spec.id} holds {call}, which is not there"

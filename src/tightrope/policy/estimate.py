@@ -28,6 +28,7 @@ __all__ = [
     "decode_ms",
     "estimate",
     "estimate_at",
+    "first_token_ms",
     "fits_at_all",
     "has_room",
     "has_slot",
@@ -35,6 +36,7 @@ __all__ = [
     "split",
     "ttft_ms",
     "typical_s",
+    "typical_times_s",
 ]
 
 
@@ -46,6 +48,11 @@ def estimate(job: Job, view: ReplicaView, now_s: float) -> Estimate:
 def estimate_at(job: Job, now: Standing) -> Estimate:
     """The same, for a replica whose standing is known already."""
     return split(job, now.gauge.profile, load_for(job, now))
+
+
+def first_token_ms(job: Job, view: ReplicaView, now_s: float) -> float:
+    """Milliseconds to the first token of the call if it were dispatched there now."""
+    return ttft_ms(view.profile, load_for(job, standing(view, now_s)), job.prompt_tokens)
 
 
 def split(job: Job, profile: Profile, load: Load, alone_ms: float | None = None) -> Estimate:
@@ -147,8 +154,17 @@ def typical_s(
     prompt_tokens: int, output_tokens: float, is_terminal: bool, profiles: Iterable[Profile]
 ) -> float:
     """t*: seconds such a call takes alone on the best of these cards; 0 without any."""
-    solo_ms = (
-        profile.solo_ttft_ms(prompt_tokens) if is_terminal else profile.solo_ms(prompt_tokens, output_tokens)
-        for profile in profiles
-    )
-    return min(solo_ms, default=0.0) / 1000
+    first_s, whole_s = typical_times_s(prompt_tokens, output_tokens, profiles)
+    return first_s if is_terminal else whole_s
+
+
+def typical_times_s(
+    prompt_tokens: int, output_tokens: float, profiles: Iterable[Profile]
+) -> tuple[float, float]:
+    """The same to the first token and to the end, each on the card that is best for it."""
+    first_ms = whole_ms = math.inf
+    for profile in profiles:
+        ttft_alone_ms = profile.solo_ttft_ms(prompt_tokens)
+        alone_ms = ttft_alone_ms + profile.solo_decode_ms(prompt_tokens, output_tokens)
+        first_ms, whole_ms = min(first_ms, ttft_alone_ms), min(whole_ms, alone_ms)
+    return (0.0, 0.0) if first_ms == math.inf else (first_ms / 1000, whole_ms / 1000)

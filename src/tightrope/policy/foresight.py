@@ -12,15 +12,17 @@ from bisect import insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import NamedTuple
 
 from tightrope.model.fleet import Job, PoolView, ReplicaView, Routed
+from tightrope.model.ids import ReplicaId
 from tightrope.model.profile import Profile
 from tightrope.policy.estimate import critical_ms, fits_at_all, has_room, split
 from tightrope.policy.harm import harm_ms, kept_exposed, overlap_tokens
 from tightrope.policy.load import EMPTY, Load, load_for, standing
 from tightrope.policy.route import MOST_OFFERS, Candidate, Choose, Reason, Router, routed
 
-FEW_OFFERS = 4
+FEW_OFFERS = 3
 """In a large pool a decision remembers this many candidates: to put one into words costs as much as to look at one."""
 PATIENCE = 4
 """In a kind that is kept in order, so many replicas in a row that are no better than one before end the search."""
@@ -53,19 +55,17 @@ def foresight(weighing: Weighing = DEFAULT) -> Choose:
     return choose
 
 
-@dataclass(slots=True)
-class _Scored:
-    """What the call would take on one replica, alone there and as it is, and the score."""
+class _Scored(NamedTuple):
+    """What the call would take on one replica, as it is and alone. The smallest is the best: by the score, then
+    the calls it holds, then the id."""
 
-    view: ReplicaView
+    score_ms: float
+    calls: int
+    replica: ReplicaId
+    crit_ms: float
     alone_ms: float
     load: Load
-    crit_ms: float
-    score_ms: float
-
-    @property
-    def rank(self) -> tuple[float, int, str]:
-        return (self.score_ms, len(self.view.held), self.view.id)
+    view: ReplicaView
 
 
 def _best(job: Job, pool: PoolView, now_s: float, weighing: Weighing) -> tuple[list[_Scored], float]:
@@ -84,17 +84,18 @@ def _best(job: Job, pool: PoolView, now_s: float, weighing: Weighing) -> tuple[l
             if worse == patience or (len(best) == most and alone_ms > best[-1].score_ms):
                 break
             scored = _score(job, view, alone_ms, now_s, weighing)
-            least_ms = min(least_ms, scored.crit_ms)
-            worse = 0 if scored.score_ms < least_here_ms else worse + 1
-            least_here_ms = min(least_here_ms, scored.score_ms)
-            if len(best) < most or scored.rank < best[-1].rank:
-                insort(best, scored, key=_rank)
-                del best[most:]
+            if scored.crit_ms < least_ms:
+                least_ms = scored.crit_ms
+            if scored.score_ms < least_here_ms:
+                worse, least_here_ms = 0, scored.score_ms
+            else:
+                worse += 1
+            if len(best) < most:
+                insort(best, scored)
+            elif scored < best[-1]:
+                best.pop()
+                insort(best, scored)
     return best, least_ms
-
-
-def _rank(one: _Scored) -> tuple[float, int, str]:
-    return one.rank
 
 
 def _fastest_first(job: Job, pool: PoolView) -> list[tuple[float, Sequence[ReplicaView]]]:
@@ -118,12 +119,13 @@ def _by_profile(views: Iterable[ReplicaView]) -> list[tuple[Profile, Sequence[Re
 
 def _score(job: Job, view: ReplicaView, alone_ms: float, now_s: float, weighing: Weighing) -> _Scored:
     if not view.held:
-        return _Scored(view, alone_ms, EMPTY, alone_ms, alone_ms)
+        return _Scored(alone_ms, 0, view.id, alone_ms, alone_ms, EMPTY, view)
     now = standing(view, now_s)
     load = load_for(job, now)
     crit_ms = critical_ms(job, view.profile, load)
     harm = harm_ms(job, now, kept_exposed(view, now, weighing.tolerance_s))
-    return _Scored(view, alone_ms, load, crit_ms, crit_ms + weighing.harm_weight * harm)
+    score_ms = crit_ms + weighing.harm_weight * harm
+    return _Scored(score_ms, len(view.held), view.id, crit_ms, alone_ms, load, view)
 
 
 # --- a large pool, kept in order --------------------------------------------------------------------------
@@ -180,8 +182,4 @@ def _loss(best: _Scored, other: _Scored) -> str:
         return f"slower by {slower_ms:.0f} ms"
     if harm_ms >= 0.5:
         return f"harms others by {harm_ms:.0f} ms more"
-    return (
-        "equal, but holds more calls"
-        if len(other.view.held) > len(best.view.held)
-        else "equal, later in id order"
-    )
+    return "equal, but holds more calls" if other.calls > best.calls else "equal, later in id order"
