@@ -18,8 +18,11 @@ from tightrope.policy.slack import sample_both
 
 LEARN_EVERY_S = 5.0
 """An outlook is drawn anew at most this often: it costs milliseconds, and one more run changes little."""
-LEARN_AFTER = 100
-"""New observations that make a new outlook worth its price; fewer suffice while there are few in all."""
+LEARN_AFTER = 0.25
+"""New observations, as a share of those that the last outlook was drawn from, that make a new one worth its price."""
+LEARN_AFTER_AT_LEAST = 8
+LEARN_AFTER_AT_MOST_S = 60.0
+"""However much was known before, what has been seen since is looked at after so long."""
 
 
 def note_model(state: State, run: Run, call: Call, usage: Usage, now_s: float) -> list[Command]:
@@ -27,10 +30,9 @@ def note_model(state: State, run: Run, call: Call, usage: Usage, now_s: float) -
     template = run.template
     template.learned.observe_model(call.step, call.piece.item.prompt_bytes, usage, call.max_tokens, now_s)
     _note_inflation(state, call, usage, now_s)
-    seen = template.learned.observations
-    if template.wake_is_set or seen - template.learned_at < min(
-        LEARN_AFTER, max(8, template.learned_at // 2)
-    ):
+    new = template.learned.observations - template.learned_at
+    is_enough = new >= max(LEARN_AFTER_AT_LEAST, LEARN_AFTER * template.learned_at)
+    if template.wake_is_set or not (is_enough or now_s - template.learned_s >= LEARN_AFTER_AT_MOST_S):
         return []
     template.wake_is_set = True
     wake = Wake(WakeKind.LEARN, template.workflow.id)

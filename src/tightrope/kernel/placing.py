@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from tightrope.kernel.locality import note_prompt, with_hits
+from tightrope.kernel.pacing import look_at_faded, tick
 from tightrope.kernel.state import Call, CallPhase, Piece, Pool, Run, State
 from tightrope.model.errors import TightropeBug
 from tightrope.model.fleet import HeldCall, Job, PoolView, Routed
@@ -27,7 +28,7 @@ LUCKY_QUANTILE = 0.2
 the cautious quantile that orders the line would see the longest one."""
 SURELY_TOO_LONG = 2
 """A prompt estimated at more than this many times the context memory cannot be an error of the estimate."""
-LONG_LINE = 16
+LONG_LINE = 20
 """A line of up to so many calls is walked from end to end at every event; below saturation none is longer."""
 LOOK_AGAIN = 2
 """In a longer one so many calls are looked at again at every event, in turn, besides those that an event is about."""
@@ -173,6 +174,7 @@ def place(state: State, pool: Pool, opened: Sequence[ReplicaId], now_s: float) -
     pool.arrived.clear()
     if not pool.line:
         return []
+    look_at_faded(state, pool, now_s)
     if is_long and not has_become_long:
         commands = _walk(state, pool, arrived, now_s)
         for replica in opened:
@@ -318,6 +320,7 @@ def _dispatch(
     state.dequeue(call)
     call.phase = CallPhase.DISPATCHED
     call.replica = routed.replica
+    tick(state, replica, now_s)
     state.hold(replica, held)
     pool.turn += 1
     run = state.runs[call.run]

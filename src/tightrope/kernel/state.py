@@ -40,6 +40,7 @@ from tightrope.model.slo import Slo, Tenant
 from tightrope.model.workflow import Gather, Graph, Node, Workflow
 from tightrope.policy.learn import Inflation, Learned
 from tightrope.policy.order import line_key
+from tightrope.policy.pace import Pace, at_pace
 from tightrope.policy.prefix import PrefixIndex
 from tightrope.policy.route import Router
 from tightrope.policy.slack import Outlook
@@ -213,6 +214,11 @@ class Replica:
     ejections: int = 0
     ejected_until_s: float = 0.0
     restarts: int = 0
+    pace: Pace = field(default_factory=Pace)
+    level: int = 0
+    believed_tokens: float = 0.0
+    counted_s: float = 0.0
+    begun: dict[CallId, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -237,6 +243,8 @@ class Pool:
     thoughtful: dict[ReplicaId, None] = field(default_factory=dict)
     inflation: Inflation = field(default_factory=Inflation)
     prefixes: PrefixIndex = field(default_factory=PrefixIndex)
+    paced: dict[ReplicaId, None] = field(default_factory=dict)
+    looked_s: float = 0.0
 
     def ready(self) -> list[Replica]:
         """Replicas that may be given calls, in id order."""
@@ -253,7 +261,7 @@ class State:
         self.tenants: dict[TenantId, Tenant] = {}
         self.accelerators: dict[AcceleratorName, Accelerator] = {}
         self.profiles: dict[tuple[ModelName, AcceleratorName], Profile] = {}
-        self._beliefs: dict[tuple[ModelName, AcceleratorName, int | None], Profile] = {}
+        self._beliefs: dict[tuple[ModelName, AcceleratorName, int | None, int], Profile] = {}
         self.templates: dict[WorkflowId, Template] = {}
         self.runs: dict[RunId, Run] = {}
         self.calls: dict[CallId, Call] = {}
@@ -357,20 +365,23 @@ class State:
             id=spec.id,
             model=spec.model,
             accelerator=spec.accelerator,
-            profile=self._belief(replica),
+            profile=self.belief(replica),
             usd_per_h=card.usd_per_h if card else 0.0,
             held=tuple(replica.held.values()),
         )
 
-    def _belief(self, replica: Replica) -> Profile:
-        """The profile with the number of sequences that the engine itself reports; the same one for its kind."""
-        key = (replica.spec.model, replica.spec.accelerator, replica.max_sequences)
+    def belief(self, replica: Replica) -> Profile:
+        """The profile at the pace of the replica, with the number of sequences that its engine reports.
+
+        The same object for all that are alike, so that they are of one kind.
+        """
+        key = (replica.spec.model, replica.spec.accelerator, replica.max_sequences, replica.level)
         found = self._beliefs.get(key)
         if found is None:
             found = self.profile(replica.spec.model, replica.spec.accelerator)
             if replica.max_sequences is not None and replica.max_sequences != found.max_sequences:
                 found = replace(found, max_sequences=replica.max_sequences)
-            self._beliefs[key] = found
+            found = self._beliefs[key] = at_pace(found, replica.level)
         return found
 
     def show_all(self) -> None:
@@ -466,6 +477,7 @@ class State:
             return
         replica = self.replicas.get(call.replica)
         if replica is not None and replica.held.pop(call.id, None) is not None:
+            replica.begun.pop(call.id, None)
             replica.plain = None
             self.show(replica)
         if call.model is not None:

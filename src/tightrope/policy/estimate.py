@@ -39,6 +39,10 @@ __all__ = [
     "typical_times_s",
 ]
 
+STEPS_AHEAD = 2
+"""How many steps of prompts an engine is given in advance. With one it often begins a step before it has heard of
+the next call, and a part of the card is idle; with many a call is bound long before it is its turn."""
+
 
 def estimate(job: Job, view: ReplicaView, now_s: float) -> Estimate:
     """What the call would take there if it were dispatched now, behind what goes first."""
@@ -55,18 +59,20 @@ def first_token_ms(job: Job, view: ReplicaView, now_s: float) -> float:
     return ttft_ms(view.profile, load_for(job, standing(view, now_s)), job.prompt_tokens)
 
 
-def split(job: Job, profile: Profile, load: Load, alone_ms: float | None = None) -> Estimate:
+def split(
+    job: Job, profile: Profile, load: Load, alone_ms: float | None = None, hit_tokens: float = 0.0
+) -> Estimate:
     """The estimate under this load, in parts: the same function on three loads.
 
-    `lx` on the empty replica, which is `alone_ms` where that is known already; `lq` what the line in front adds
-    to that; `lr` what the running calls add to both. A call that is terminal counts until its first token, any
-    other until its end.
+    `lx` on the empty replica, which is `alone_ms` where that is known already and nothing of the prompt is in its
+    cache (`hit_tokens`); `lq` what the line in front adds to that; `lr` what the running calls add to both. A call
+    that is terminal counts until its first token, any other until its end.
     """
-    ttft = ttft_ms(profile, load, job.prompt_tokens)
+    ttft = ttft_ms(profile, load, job.prompt_tokens, hit_tokens)
     decode = decode_ms(profile, load, job.prompt_tokens, job.output_tokens)
     whole = ttft if job.is_terminal else ttft + decode
-    alone = critical_ms(job, profile, EMPTY) if alone_ms is None else alone_ms
-    in_line = critical_ms(job, profile, load.without_running()) if load.has_line else alone
+    alone = critical_ms(job, profile, EMPTY, hit_tokens) if alone_ms is None or hit_tokens else alone_ms
+    in_line = critical_ms(job, profile, load.without_running(), hit_tokens) if load.has_line else alone
     lq = in_line - alone if in_line > alone else 0.0
     lr = whole - alone - lq
     return Estimate(alone, lq, lr if lr > 0 else 0.0, ttft, decode)
@@ -93,16 +99,22 @@ def decode_ms(
     profile: Profile, load: Load, prompt_tokens: float, output_tokens: float, correction: float = 1.0
 ) -> float:
     """Milliseconds from the first token to the last, among those that decode then; 0 for a single token."""
+    if output_tokens <= 1:
+        return 0.0
+    return correction * (output_tokens - 1) * gap_ms(profile, load, prompt_tokens, output_tokens)
+
+
+def gap_ms(profile: Profile, load: Load, prompt_tokens: float, output_tokens: float) -> float:
+    """Milliseconds from one token of the call to the next, among those that decode then."""
     k = profile.coefficients
     sequences = load.decoding + load.prefilling + load.waiting + 1
     context = load.context_tokens + load.queued_context + prompt_tokens + output_tokens / 2
-    gap = k.a + k.h + k.b * sequences + k.c * context + load.prefill_ms
-    return correction * (output_tokens - 1) * gap if output_tokens > 1 else 0.0
+    return k.a + k.h + k.b * sequences + k.c * context + load.prefill_ms
 
 
-def critical_ms(job: Job, profile: Profile, load: Load) -> float:
+def critical_ms(job: Job, profile: Profile, load: Load, hit_tokens: float = 0.0) -> float:
     """Milliseconds until the moment of this call that counts for the SLO."""
-    ttft = ttft_ms(profile, load, job.prompt_tokens)
+    ttft = ttft_ms(profile, load, job.prompt_tokens, hit_tokens)
     if job.is_terminal:
         return ttft
     return ttft + decode_ms(profile, load, job.prompt_tokens, job.output_tokens)
@@ -116,8 +128,8 @@ def fits_at_all(job: Job, profile: Profile) -> bool:
 def has_room(job: Job, view: ReplicaView, now_s: float) -> bool:
     """Late binding: would the engine begin with this call at once, or nearly so?
 
-    A free sequence, memory to the end, and at most one step of prompt work in front of it and with it; a
-    prompt longer than a step goes when nothing is in front. An idle replica has room for all that fits.
+    A free sequence, memory to the end, and at most STEPS_AHEAD steps of prompt work in front of it and with it;
+    a longer prompt goes when nothing is in front. An idle replica has room for all that fits.
     """
     return has_room_at(job, standing(view, now_s))
 
@@ -133,7 +145,7 @@ def has_room_at(job: Job, now: Standing) -> bool:
     if sums.running + len(ahead) >= sums.profile.max_sequences:
         return False
     in_front = now.left.tokens + sum(call.prompt_tokens for call in ahead)
-    if in_front > 0 and in_front + job.prompt_tokens > sums.profile.step_tokens:
+    if in_front > 0 and in_front + job.prompt_tokens > STEPS_AHEAD * sums.profile.step_tokens:
         return False
     return is_memory_enough(job, now, ahead)
 

@@ -10,22 +10,25 @@ from __future__ import annotations
 import math
 from bisect import insort
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import IntEnum
 from random import Random
 from typing import NamedTuple
 
 from tightrope.model.fleet import Job, PoolView, ReplicaView, Routed
 from tightrope.model.ids import ReplicaId
 from tightrope.model.profile import Profile
-from tightrope.policy.estimate import critical_ms, fits_at_all, has_room, split
+from tightrope.policy.estimate import critical_ms, fits_at_all, gap_ms, has_room, split
 from tightrope.policy.harm import harm_ms, kept_exposed, overlap_tokens
 from tightrope.policy.load import EMPTY, Load, load_for, standing
 from tightrope.policy.route import MOST_OFFERS, Candidate, Choose, Reason, Router, routed
 
 FEW_OFFERS = 3
 """In a large pool a decision remembers this many candidates: to put one into words costs as much as to look at one."""
-PATIENCE = 4
+PATIENCE = 10
 """In a kind that is kept in order, so many replicas in a row that are no better than one before end the search."""
+SMALL_POOL = 16
+"""In larger ones the crowd has no price: the order knows nothing of it, and a less crowded replica is found anyway."""
 TYPICAL_PROMPT, TYPICAL_OUTPUT = 1000, 128
 """The call (tokens) by whose score the replicas of a kind are kept in order."""
 
@@ -35,18 +38,35 @@ class Weighing:
     """Settings of the score.
 
     `harm_weight` W: how much a millisecond of somebody else's delay counts. `tolerance_s`: a held call counts
-    as live until its predicted finish is this far behind its latest finish.
+    as live until its predicted finish is this far behind its latest finish. `crowd_weight`: what each call that
+    is there already counts, in steps of the idle card: those that come later find a longer batch. `margin`: a
+    call is taken to be on time if it would be so with an estimate that much too small. `tpot_share` of the gap
+    that readers were promised may be used up when a call joins; later ones make it longer.
     """
 
     harm_weight: float = 0.5
     tolerance_s: float = 0.25
+    crowd_weight: float = 0.5
+    margin: float = 0.1
+    tpot_share: float = 0.9
 
 
 DEFAULT = Weighing()
 
 
+class Grade(IntEnum):
+    """What a call may expect of a replica; the smaller one is always taken."""
+
+    KEEPS = 0
+    """It is on time, and nobody's tokens there come too slowly for what was promised."""
+    STUTTERS = 1
+    """It is on time, and the tokens of its answer or of others come too slowly."""
+    LATE = 2
+
+
 def foresight(weighing: Weighing = DEFAULT) -> Choose:
-    """Smallest J = l_crit + W * X over all replicas that could ever hold the call; None if there are none."""
+    """The best grade, and within it the smallest score, over all replicas that could ever hold the call; None if
+    there are none. The score is J = l_crit + W * X + the price of the crowd, in ms."""
 
     def choose(job: Job, pool: PoolView, now_s: float, _rng: Random) -> Routed | None:
         ranked, least_ms = _best(job, pool, now_s, weighing)
@@ -56,14 +76,16 @@ def foresight(weighing: Weighing = DEFAULT) -> Choose:
 
 
 class _Scored(NamedTuple):
-    """What the call would take on one replica, as it is and alone. The smallest is the best: by the score, then
-    the calls it holds, then the id."""
+    """What the call would take on one replica, as it is and alone. The smallest is the best: by the grade, the
+    score, the calls it holds, and then the id."""
 
+    grade: Grade
     score_ms: float
     calls: int
     replica: ReplicaId
     crit_ms: float
     alone_ms: float
+    hit_tokens: float
     load: Load
     view: ReplicaView
 
@@ -78,16 +100,20 @@ def _best(job: Job, pool: PoolView, now_s: float, weighing: Weighing) -> tuple[l
     best: list[_Scored] = []
     least_ms = math.inf
     most, patience = (FEW_OFFERS, PATIENCE) if pool.kinds else (MOST_OFFERS, len(pool.replicas))
+    if len(pool.replicas) > SMALL_POOL:
+        weighing = replace(weighing, crowd_weight=0.0)
+    hits = dict(job.hits)
     for alone_ms, views in _fastest_first(job, pool):
-        worse, least_here_ms = 0, math.inf
+        idle = (_grade(job, alone_ms, 0.0, math.inf, now_s, weighing), alone_ms)
+        worse, best_here = 0, (Grade.LATE, math.inf)
         for view in views:
-            if worse == patience or (len(best) == most and alone_ms > best[-1].score_ms):
+            if worse == patience or (not hits and len(best) == most and idle > best[-1][:2]):
                 break
-            scored = _score(job, view, alone_ms, now_s, weighing)
+            scored = _score(job, view, alone_ms, hits.get(view.id, 0.0), now_s, weighing)
             if scored.crit_ms < least_ms:
                 least_ms = scored.crit_ms
-            if scored.score_ms < least_here_ms:
-                worse, least_here_ms = 0, scored.score_ms
+            if scored[:2] < best_here:
+                worse, best_here = 0, (scored.grade, scored.score_ms)
             else:
                 worse += 1
             if len(best) < most:
@@ -117,15 +143,38 @@ def _by_profile(views: Iterable[ReplicaView]) -> list[tuple[Profile, Sequence[Re
     return [(found[0].profile, found) for found in alike.values()]
 
 
-def _score(job: Job, view: ReplicaView, alone_ms: float, now_s: float, weighing: Weighing) -> _Scored:
-    if not view.held:
-        return _Scored(alone_ms, 0, view.id, alone_ms, alone_ms, EMPTY, view)
-    now = standing(view, now_s)
-    load = load_for(job, now)
-    crit_ms = critical_ms(job, view.profile, load)
-    harm = harm_ms(job, now, kept_exposed(view, now, weighing.tolerance_s))
-    score_ms = crit_ms + weighing.harm_weight * harm
-    return _Scored(score_ms, len(view.held), view.id, crit_ms, alone_ms, load, view)
+def _score(
+    job: Job, view: ReplicaView, alone_ms: float, hit_tokens: float, now_s: float, weighing: Weighing
+) -> _Scored:
+    load, crit_ms, harm, gap, tpot_ms = EMPTY, alone_ms, 0.0, 0.0, 1000 * job.tpot_s
+    if view.held:
+        now = standing(view, now_s)
+        load = load_for(job, now)
+        harm = weighing.harm_weight * harm_ms(job, now, kept_exposed(view, now, weighing.tolerance_s))
+        harm += weighing.crowd_weight * view.profile.solo_ttft_ms(0) * len(view.held)
+        tpot_ms = min(tpot_ms, 1000 * now.gauge.tpot_s)
+    if view.held or hit_tokens:
+        crit_ms = critical_ms(job, view.profile, load, hit_tokens)
+    if tpot_ms < math.inf:
+        gap = _gap_ms(job, view.profile, load, hit_tokens)
+    grade = _grade(job, crit_ms, gap, tpot_ms, now_s, weighing)
+    score_ms = gap if grade is Grade.STUTTERS else crit_ms + harm
+    if grade is Grade.LATE and gap > weighing.tpot_share * tpot_ms:
+        score_ms *= gap / (weighing.tpot_share * tpot_ms)
+    return _Scored(grade, score_ms, len(view.held), view.id, crit_ms, alone_ms, hit_tokens, load, view)
+
+
+def _gap_ms(job: Job, profile: Profile, load: Load, hit_tokens: float) -> float:
+    """The mean gap between tokens there, the call's own prompt included, which others wait for too."""
+    k, x = profile.coefficients, max(0.0, job.prompt_tokens - hit_tokens)
+    own = (k.d * x + k.e * x * (hit_tokens + x / 2)) / max(1.0, job.output_tokens)
+    return gap_ms(profile, load, job.prompt_tokens, job.output_tokens) + own
+
+
+def _grade(job: Job, crit_ms: float, gap: float, tpot_ms: float, now_s: float, weighing: Weighing) -> Grade:
+    if crit_ms * (1 + weighing.margin) > (job.due_s - now_s) * 1000:
+        return Grade.LATE
+    return Grade.STUTTERS if gap > weighing.tpot_share * tpot_ms else Grade.KEEPS
 
 
 # --- a large pool, kept in order --------------------------------------------------------------------------
@@ -134,8 +183,8 @@ def _score(job: Job, view: ReplicaView, alone_ms: float, now_s: float, weighing:
 def promise(view: ReplicaView, now_s: float) -> tuple[float, float]:
     """About what a call of typical size would score there soon: one that ends with its first token, and a whole one.
 
-    Soon is when the prompts that are being computed are done: they take a tenth of a second, and an order that
-    counted them would be wrong for most of the time until the ledger changes again.
+    Soon is a step from now: what the step that runs computes is done then, and an order that counted it would be
+    wrong for most of the time until the ledger changes again.
     """
     k = view.profile.coefficients
     if not view.held:
@@ -145,16 +194,25 @@ def promise(view: ReplicaView, now_s: float) -> tuple[float, float]:
     sums, others = now.gauge, kept_exposed(view, now, DEFAULT.tolerance_s)
     context = now.context_tokens + sums.prompts - sums.waiting.tokens
     step_ms = sums.base_ms + k.b * len(sums.prefilling) + k.c * context
-    tokens = sums.waiting.tokens + TYPICAL_PROMPT
+    queued = sums.waiting.tokens + max(0.0, now.left.tokens - sums.room)
+    tokens = queued + TYPICAL_PROMPT
     overlap = overlap_tokens(TYPICAL_OUTPUT, now, others)
     live = others.decoding + len(others.outputs)
     harm = live * k.d * TYPICAL_PROMPT + overlap * (k.b + k.c * TYPICAL_PROMPT)
-    first_ms = (math.ceil(tokens / sums.room) + 0.5) * step_ms + k.d * sums.waiting.tokens
+    first_ms = (math.ceil(tokens / sums.room) + 0.5) * step_ms + k.d * queued
     first_ms += DEFAULT.harm_weight * harm
     return first_ms, first_ms + TYPICAL_OUTPUT * (step_ms + sums.prefill_ms)
 
 
-FORESIGHT = Router("foresight", foresight(), has_room, "latest-finish", is_late_binding=True, rank=promise)
+FORESIGHT = Router(
+    "foresight",
+    foresight(),
+    has_room,
+    "latest-finish",
+    is_late_binding=True,
+    rank=promise,
+    is_pacing=True,
+)
 
 
 # --- words ------------------------------------------------------------------------------------------------
@@ -164,7 +222,10 @@ def _decision(job: Job, ranked: Sequence[_Scored], least_ms: float, now_s: float
     best = ranked[0]
     found = [
         Candidate(
-            one.view, split(job, one.view.profile, one.load, one.alone_ms), one.score_ms, _loss(best, one)
+            one.view,
+            split(job, one.view.profile, one.load, one.alone_ms, one.hit_tokens),
+            one.score_ms,
+            _loss(best, one),
         )
         for one in ranked
     ]
@@ -176,6 +237,8 @@ def _decision(job: Job, ranked: Sequence[_Scored], least_ms: float, now_s: float
 
 
 def _loss(best: _Scored, other: _Scored) -> str:
+    if other.grade > best.grade:
+        return "would be late" if other.grade is Grade.LATE else "tokens would come too slowly there"
     slower_ms = other.crit_ms - best.crit_ms
     harm_ms = other.score_ms - best.score_ms - slower_ms
     if slower_ms >= 0.5 and slower_ms >= harm_ms:

@@ -6,6 +6,7 @@ over them. Made once for each view and kept with it. What it says about a moment
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -65,9 +66,10 @@ class Gauge:
     `decoding` have their first token, `prefilling` not yet, in the order in which the engine takes them;
     `queued` were dispatched beyond what it runs at once; `placed` are there in thought only. `ends_s` (parallel
     to `decoding`) are the moments at which one token is left if every step takes `step_s`, and `ends` the same
-    in order. `most_context` is the KV that the decoding calls read at their ends, `base_ms` a step without KV
-    and prompts, `room` the prompt tokens that fit into it, `prefill_ms` the prefill work of others that it is
-    expected to carry. `waiting` sums up the queued, `prompts` all that have no first token (tokens). `reserved`
+    in order. `tpot_s` is the shortest gap between tokens that a reader of one of them was promised. `most_context`
+    is the KV that the decoding calls read at their ends, `base_ms` a step without KV and prompts, `room` the
+    prompt tokens that fit into it, `prefill_ms` the prefill work of others that it is expected to carry.
+    `waiting` sums up the queued, `prompts` all that have no first token (tokens). `reserved`
     are the tokens of memory that all with a slot need at most if they end as expected, `promised` the same for
     their full lengths.
     """
@@ -79,6 +81,7 @@ class Gauge:
     placed: Sequence[HeldCall]
     ends_s: Sequence[float]
     ends: Ends
+    tpot_s: float
     step_s: float
     most_context: float
     base_ms: float
@@ -179,6 +182,7 @@ def _summed(
         placed,
         ends_s,
         Ends.of(ends_s) if ends_s else NEVER,
+        min((call.tpot_s for call in decoding), default=math.inf),
         step_s,
         read + most,
         base_ms,

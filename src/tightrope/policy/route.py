@@ -61,7 +61,8 @@ class Router:
     among all replicas, those without room included; otherwise it is among those with room. `line` is the
     order in which waiting calls are asked about. `rank(view, now_s)` gives the numbers by which the kernel keeps
     the replicas of a kind in order, smallest first, one order for each; it is asked again when a ledger changes.
-    None: the policy looks at all replicas.
+    None: the policy looks at all replicas. With `is_pacing` it is shown each replica at the pace that the kernel
+    has learned of it (`pace.py`), otherwise as it was profiled.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Router:
     line: Line
     is_late_binding: bool = False
     rank: Rank | None = None
+    is_pacing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
