@@ -15,6 +15,7 @@ from typing import cast
 
 from tightrope.app.cli.frame import ANSWER_IS_NO, Answer, Common
 from tightrope.app.live_bench import LIVE_POLICIES, Live, bench_live
+from tightrope.app.paper_bench import bench_paper
 from tightrope.app.parity_bench import bench_parity
 from tightrope.app.scenario_bench import Options, bench_family, bench_limit, bench_scenario
 from tightrope.app.tables import grid
@@ -133,6 +134,7 @@ BENCHES: dict[str, Callable[[Common, Options], Answer]] = {
     "goodput": _goodput,
     "robustness": _robustness,
     "limit": bench_limit,
+    "paper": bench_paper,
     "decision": _decision,
     "kernel": _kernel,
     "live": _live,

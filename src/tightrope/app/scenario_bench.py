@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from tightrope.app.cli.frame import Answer, Common, Refused
 from tightrope.app.progress import bar
@@ -23,7 +22,6 @@ from tightrope.bench.distances import (
     SEEDS,
     STARTS,
     STEPS,
-    Sought,
     can_bound,
     distances,
     distances_json,
@@ -69,6 +67,7 @@ class Options:
     out: Path | None = None
     scenario: str = "mixed"
     steps: int = STEPS
+    is_quick: bool = False
     runs: int = 60
     share: float = 0.7
 
@@ -81,6 +80,7 @@ class Options:
         found += ["--compare", str(self.compare)] if self.compare else []
         found += ["--scenario", self.scenario] if self.scenario != "mixed" else []
         found += ["--steps", str(self.steps)] if self.steps != STEPS else []
+        found += ["--quick"] if self.is_quick else []
         return found + (["--out", str(self.out)] if self.out else [])
 
 
@@ -135,9 +135,8 @@ def bench_limit(common: Common, options: Options) -> Answer:
         rates=asked.rates if options.rates else tuple(Rate(share=load) for load in LOADS),
         seeds=asked.seeds if options.seeds else SEEDS,
     )
-    store = Store(folder, Sought, "searches.jsonl")
-    with bar(common, "limit", label="starting") as tell, _resumable(common, "limit", options, store):
-        found = distances(plan, STARTS, options.steps, folder, _in_words(common, tell))
+    with bar(common, "limit", label="starting") as tell, resumable(common, "limit", options, folder):
+        found = distances(plan, STARTS, options.steps, folder, in_words(common, tell))
     text = [distances_table(found)] if can_bound() else [distances_table(found), NO_BOUND]
     page, data = folder / "report.md", folder / "report.json"
     page.write_text(distances_markdown(found), encoding="utf-8")
@@ -153,9 +152,9 @@ def measured(common: Common, name: str, options: Options, folder: Path, resume: 
     common.say(f"{plan.scenario.name}: {how_far}, stability limit {plan.limit_per_s:.2f} runs/s")
     with (
         bar(common, plan.scenario.name, label="starting") as tell,
-        _resumable(common, resume, options, store),
+        resumable(common, resume, options, store.file.parent),
     ):
-        points = (capacity if options.is_capacity else run)(plan, store, _in_words(common, tell))
+        points = (capacity if options.is_capacity else run)(plan, store, in_words(common, tell))
     return report(plan, points, setting(plan.scenario), code_digest(), options.is_capacity)
 
 
@@ -211,17 +210,17 @@ def _older(file: Path) -> Report:
 
 
 @contextmanager
-def _resumable(common: Common, name: str, options: Options, store: Store[Any]) -> Iterator[None]:
-    """Say on Ctrl-C what is kept and how to go on."""
+def resumable(common: Common, name: str, options: Options, folder: Path) -> Iterator[None]:
+    """Say on Ctrl-C what is kept in `folder` and how to go on."""
     try:
         yield
     except KeyboardInterrupt:
         command = shlex.join(["tightrope", "bench", name, *options.words()])
-        common.say(f"{len(store)} results are kept in {store.file}; go on with: {command}")
+        common.say(f"what has ended is kept in {folder}; go on with: {command}")
         raise
 
 
-def _in_words(common: Common, tell: Tell) -> Tell:
+def in_words(common: Common, tell: Tell) -> Tell:
     """Moves the bar, and says every tenth of the way where there is no terminal for one."""
     if sys.stderr.isatty():
         return tell

@@ -38,6 +38,7 @@ from tightrope.app.cli.frame import Answer, Common, verb
     show_default=True,
     help="limit: simulations of one search.",
 )
+@click.option("--quick", "is_quick", is_flag=True, help="paper: few seeds and few kinds of nodes.")
 @click.option(
     "--runs",
     type=click.IntRange(2),
@@ -56,7 +57,7 @@ from tightrope.app.cli.frame import Answer, Common, verb
     "--out",
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="Folder for results, default ./bench-results/NAME; of decision, kernel, live and parity the JSON file.",
+    help="Folder for results, default ./bench-results/NAME; a JSON file if nothing is simulated.",
 )
 @verb("bench")
 def bench(
@@ -70,6 +71,7 @@ def bench(
     workers: int | None,
     scenario: str,
     steps: int,
+    is_quick: bool,
     runs: int,
     load: float,
     out: Path | None,
@@ -80,6 +82,7 @@ def bench(
     goodput      the five clusters, and the capacities to reach
     robustness   wrong profiles and late telemetry, and what may be lost
     limit        policies beside the best that was found and what nobody can pass
+    paper        the experiments of the paper this work starts from, its figures beside ours
     credibility  the simulated engine against a recorded run of a real one
     decision     what one routing decision costs
     kernel       what the kernel costs for one event
@@ -101,6 +104,7 @@ def bench(
         out=out,
         scenario=scenario,
         steps=steps,
+        is_quick=is_quick,
         runs=runs,
         share=load,
     )
