@@ -19,7 +19,7 @@ from tightrope.bench.paper_bursts import (
     Bursts,
     Load,
     Setting,
-    Testbed,
+    Site,
     Trial,
     Tried,
     Tuned,
@@ -35,7 +35,6 @@ from tightrope.bench.store import Store
 from tightrope.policy import DEFAULT_ROUTER, VARIANTS
 from tightrope.policy.fmware import GREEDY, TARGET
 
-WORKFLOWS = ("rag", "shop")
 LENGTHS: tuple[Lengths, ...] = ("fixed", "varied")
 OURS = DEFAULT_ROUTER
 ACTUAL = (f"{GREEDY}/actual-replica-full", f"{TARGET}/actual-replica-full-slowest")
@@ -43,20 +42,30 @@ ACTUAL = (f"{GREEDY}/actual-replica-full", f"{TARGET}/actual-replica-full-slowes
 profiled count and the one that is asked for are the same."""
 PLAIN = {f"{GREEDY}/default-replica-full", f"{TARGET}/default-replica-full-slowest"}
 """Readings that the plain names stand for."""
+READINGS = (
+    *(GREEDY, *(name for name in VARIANTS if name.startswith(f"{GREEDY}/") and name not in PLAIN)),
+    *(TARGET, *(name for name in VARIANTS if name.startswith(f"{TARGET}/") and name not in PLAIN)),
+)
+"""Every way to read Algorithm 1, each mode under its plain name first."""
 READINGS_AT = 10
 """Requests of the bursts by which readings are compared."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """How much is played. `sizes` are numbers of requests; other nodes and engines are tried at `probes` only."""
+    """How much is played. `sizes` are numbers of requests; other nodes and engines are tried at `probes` only.
+
+    `readings` are the ways to read Algorithm 1 that are compared, under `tuning_seeds`.
+    """
 
     seeds: tuple[int, ...] = tuple(range(100, 110))
+    workflows: tuple[str, ...] = ("rag", "shop")
     sizes: tuple[int, ...] = (1, 3, 5, 7, 10, 15, 20, 30)
     probes: tuple[int, ...] = (7, 15)
-    testbeds: tuple[Testbed, ...] = tuple(
-        Testbed(1, slow, sequences) for slow in (1, 2) for sequences in (AT_ONCE, 4, 1)
+    sites: tuple[Site, ...] = tuple(
+        Site(1, slow, sequences) for slow in (1, 2) for sequences in (AT_ONCE, 4, 1)
     )
+    readings: tuple[str, ...] = READINGS
     tuning_seeds: tuple[int, ...] = TUNING_SEEDS
 
 
@@ -64,7 +73,7 @@ FULL = Scope()
 QUICK = Scope(
     seeds=(100, 101, 102),
     sizes=(1, 7, 15, 30),
-    testbeds=(Testbed(1, 1, AT_ONCE), Testbed(1, 1, 1), Testbed(1, 2, 1)),
+    sites=(Site(1, 1, AT_ONCE), Site(1, 1, 1), Site(1, 2, 1)),
     tuning_seeds=(0, 1, 2),
 )
 
@@ -91,7 +100,7 @@ class Tight:
 class Paper:
     """Everything that was played.
 
-    `points` are on the paper's nodes, with continuous batching; `testbeds` on all others. `readings` are all ways to
+    `points` are on the paper's nodes with continuous batching, `sites` on those of the scope. `readings` are ways to
     read Algorithm 1, under tuning seeds; `best_greedy` and `best_target` those with the highest goodput there.
     """
 
@@ -101,21 +110,21 @@ class Paper:
     best_greedy: str
     best_target: str
     points: tuple[Point, ...]
-    testbeds: tuple[Point, ...]
+    sites: tuple[Point, ...]
     crowds: tuple[Crowd, ...]
 
 
 def paper(scope: Scope, folder: Path, workers: int, tell: Tell) -> Paper:
     """Play everything, in so many processes; what is kept in `folder` is not played again."""
     stage = _Stage(folder, workers, tell)
-    mains = [Setting(workflow, lengths) for workflow in WORKFLOWS for lengths in LENGTHS]
-    others = [Setting(workflow, "fixed", testbed) for testbed in scope.testbeds for workflow in WORKFLOWS]
+    mains = [Setting(workflow, lengths) for workflow in scope.workflows for lengths in LENGTHS]
+    others = [Setting(workflow, "fixed", site) for site in scope.sites for workflow in scope.workflows]
     loads = _tuned(dict.fromkeys([*mains, *others]), stage)
     readings = _played(
         (
             Trial(setting, loads[setting], policy, READINGS_AT, scope.tuning_seeds)
             for setting in mains
-            for policy in (BASELINE, *_readings(GREEDY), *_readings(TARGET))
+            for policy in (BASELINE, *scope.readings)
         ),
         stage,
     )
@@ -158,11 +167,6 @@ def best_reading(points: Sequence[Point], family: str) -> str:
         return mean([mean(bursts.goodput) for bursts in own[name]]), -ttft_s
 
     return max(own, key=merit)
-
-
-def _readings(family: str) -> tuple[str, ...]:
-    others = (name for name in VARIANTS if name.startswith(f"{family}/") and name not in PLAIN)
-    return (family, *others)
 
 
 # --- jobs ------------------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ PATIENCE_S = 1e6
 
 
 @dataclass(frozen=True, slots=True)
-class Testbed:
+class Site:
     """Replicas that each model has on the fast and on the slow kind of card; how many calls an engine runs at once."""
 
     fast: int = 1
@@ -70,7 +70,7 @@ class Setting:
 
     workflow: str
     lengths: Lengths
-    testbed: Testbed = Testbed()
+    site: Site = Site()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ def records(trial: Trial) -> list[list[RunRecord]]:
     for place, seed in enumerate(trial.seeds, start=1):
         runs += _runs(trial, place, seed, trial.requests)
     world = _world(trial, runs)
-    found = simulate(world, runs, kernel=_kernel(trial.setting.testbed, world.settings))
+    found = simulate(world, runs, kernel=_kernel(trial.setting.site, world.settings))
     if any(record.duration_s > APART_S / 2 for record in found):
         raise TightropeBug(f"a burst under {trial.policy} is not over when the next one comes")
     bursts: list[list[RunRecord]] = [[] for _ in range(len(trial.seeds) + 1)]
@@ -208,8 +208,8 @@ def _cards(setting: Setting) -> dict[ModelName, list[Profile]]:
 
 def scenario(setting: Setting) -> Scenario:
     """The nodes of a setting."""
-    testbed = setting.testbed
-    counts = {FAST: testbed.fast, SLOW: testbed.slow}
+    site = setting.site
+    counts = {FAST: site.fast, SLOW: site.slow}
     return Scenario(
         name="paper",
         about="",
@@ -222,7 +222,7 @@ def scenario(setting: Setting) -> Scenario:
         small=SMALL,
         large=LARGE,
         streams=(Stream(TENANT, setting.workflow, 1.0),),
-        hardware=Hardware(max_sequences=testbed.sequences),
+        hardware=Hardware(max_sequences=site.sequences),
         lengths=setting.lengths,
     )
 
@@ -231,22 +231,22 @@ def _world(trial: Trial, runs: Sequence[RunScript]) -> World:
     cell = Cell(scenario(trial.setting), trial.policy, trial.load.rate_per_s, trial.seeds[0])
     world = cell_world(cell, runs)
     world = replace(world, settings=replace(world.settings, silence_s=PATIENCE_S))
-    if not _queues_at_replicas(trial.setting.testbed, router(trial.policy)):
+    if not _queues_at_replicas(trial.setting.site, router(trial.policy)):
         return world
     beliefs = {pair: replace(belief, max_sequences=AT_ONCE) for pair, belief in world.beliefs.items()}
     return replace(world, beliefs=beliefs)
 
 
-def _kernel(testbed: Testbed, settings: KernelSettings) -> Kernel:
+def _kernel(site: Site, settings: KernelSettings) -> Kernel:
     found = router(settings.router)
-    if not _queues_at_replicas(testbed, found):
+    if not _queues_at_replicas(site, found):
         return Kernel(settings)
-    return _Queueing(settings, _aware_of_queues(found, testbed.sequences))
+    return _Queueing(settings, _aware_of_queues(found, site.sequences))
 
 
-def _queues_at_replicas(testbed: Testbed, found: Router) -> bool:
+def _queues_at_replicas(site: Site, found: Router) -> bool:
     """Ray Serve and Algorithm 1 send a call at once and let it queue; a router that binds late queues it itself."""
-    return testbed.sequences < AT_ONCE and not found.is_late_binding
+    return site.sequences < AT_ONCE and not found.is_late_binding
 
 
 class _Queueing(Kernel):

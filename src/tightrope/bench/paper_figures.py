@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tightrope.bench.intervals import Interval, bootstrap, crossing_intervals, draws, mean, mean_interval
 from tightrope.bench.metrics import quantile
 from tightrope.bench.paper import Paper, Point
-from tightrope.bench.paper_bursts import BASELINE, Bursts, Setting, Testbed
+from tightrope.bench.paper_bursts import BASELINE, Bursts, Setting, Site
 
 SATURATED = 0.5
 """Saturation begins where the baseline keeps less than this share of its promises."""
@@ -184,7 +184,7 @@ class Elsewhere:
     """One policy on other nodes or engines, over all sizes tried there: changes against the baseline there."""
 
     workflow: str
-    testbed: Testbed
+    site: Site
     policy: str
     ttft: Interval
     e2e: Interval
@@ -193,9 +193,9 @@ class Elsewhere:
 
 
 def elsewhere(found: Paper) -> list[Elsewhere]:
-    """Every policy on every testbed, in the order in which they were tried."""
+    """Every policy on every site, in the order in which they were tried."""
     groups: dict[tuple[Setting, str], list[Point]] = {}
-    for point in found.testbeds:
+    for point in found.sites:
         groups.setdefault((point.setting, point.policy), []).append(point)
     return [
         _elsewhere(setting, policy, points, groups[setting, BASELINE])
@@ -207,7 +207,7 @@ def _elsewhere(setting: Setting, policy: str, points: Sequence[Point], base: Seq
     shares = [share for point in points for share in point.bursts.fast_share]
     return Elsewhere(
         setting.workflow,
-        setting.testbed,
+        setting.site,
         policy,
         ttft=change(points, base, ttft_s),
         e2e=change(points, base, e2e_s),

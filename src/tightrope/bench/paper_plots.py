@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tightrope.bench.intervals import Interval, mean_interval
-from tightrope.bench.paper import OURS, WORKFLOWS, Paper
+from tightrope.bench.paper import OURS, Paper
 from tightrope.bench.paper_bursts import BASELINE, Setting
 from tightrope.bench.paper_figures import Elsewhere, Metric, elsewhere, goodput, ttft_s
 from tightrope.bench.plots import NO_PICTURES
@@ -38,8 +38,8 @@ def paper_plots(found: Paper, folder: Path) -> list[Path]:
 
 def _bursts(found: Paper, stem: Path) -> list[Path]:
     picture = _picture(10.5, 6.8)
-    panels = picture.subplots(2, len(WORKFLOWS), sharex=True)
-    for column, workflow in enumerate(WORKFLOWS):
+    panels = picture.subplots(2, len(found.scope.workflows), sharex=True, squeeze=False)
+    for column, workflow in enumerate(found.scope.workflows):
         upper, lower = panels[0][column], panels[1][column]
         _curves(upper, found, workflow, goodput, 100)
         _curves(lower, found, workflow, ttft_s, 1)
@@ -67,15 +67,11 @@ def _curves(axes: Axes, found: Paper, workflow: str, metric: Metric, factor: flo
 def _engines(found: Paper, stem: Path) -> list[Path]:
     """Changes against the baseline by how many calls an engine runs at once; one column for each kind of nodes."""
     rows = elsewhere(found)
-    columns = list(dict.fromkeys((one.workflow, one.testbed.fast, one.testbed.slow) for one in rows))
+    columns = list(dict.fromkeys((one.workflow, one.site.fast, one.site.slow) for one in rows))
     picture = _picture(3.2 * len(columns) + 2, 6.8)
     panels = picture.subplots(2, len(columns), sharex=True, sharey="row", squeeze=False)
     for column, (workflow, fast, slow) in enumerate(columns):
-        here = [
-            one
-            for one in rows
-            if (one.workflow, one.testbed.fast, one.testbed.slow) == (workflow, fast, slow)
-        ]
+        here = [one for one in rows if (one.workflow, one.site.fast, one.site.slow) == (workflow, fast, slow)]
         upper, lower = panels[0][column], panels[1][column]
         _changes(upper, here, lambda one: one.e2e)
         _changes(lower, here, lambda one: one.ttft)
@@ -88,11 +84,11 @@ def _engines(found: Paper, stem: Path) -> list[Path]:
 
 def _changes(axes: Axes, rows: Sequence[Elsewhere], figure: Callable[[Elsewhere], Interval]) -> None:
     for policy in (GREEDY, TARGET, OURS):
-        own = sorted((one for one in rows if one.policy == policy), key=lambda one: one.testbed.sequences)
-        _line(axes, policy, [float(one.testbed.sequences) for one in own], [figure(one) for one in own], 100)
+        own = sorted((one for one in rows if one.policy == policy), key=lambda one: one.site.sequences)
+        _line(axes, policy, [float(one.site.sequences) for one in own], [figure(one) for one in own], 100)
     axes.axhline(0, color="#999999", linewidth=0.8)
     axes.set_xscale("log", base=2)
-    ticks = sorted({one.testbed.sequences for one in rows})
+    ticks = sorted({one.site.sequences for one in rows})
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     _tidy(axes)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tightrope.bench.intervals import CONFIDENCE, Interval, mean
-from tightrope.bench.paper import READINGS_AT, WORKFLOWS, Paper, Point
+from tightrope.bench.paper import READINGS_AT, Paper, Point
 from tightrope.bench.paper_bursts import (
     AT_ONCE,
     BASELINE,
@@ -20,7 +20,7 @@ from tightrope.bench.paper_bursts import (
     TIGHT_REQUESTS,
     TIGHT_SHARE,
     Setting,
-    Testbed,
+    Site,
 )
 from tightrope.bench.paper_crowd import OUTPUT_TOKENS, PROMPT_TOKENS
 from tightrope.bench.paper_figures import (
@@ -51,7 +51,7 @@ def paper_table(found: Paper) -> str:
             _setting(found),
             *_beside(found),
             *_by_size(found),
-            *_testbeds(found),
+            *_sites(found),
             *_crowds(found),
             *_implied(found),
             *_readings(found),
@@ -83,8 +83,8 @@ def _setting(found: Paper) -> str:
         (
             one.setting.workflow,
             one.setting.lengths,
-            _nodes(one.setting.testbed),
-            str(one.setting.testbed.sequences),
+            _nodes(one.setting.site),
+            str(one.setting.site.sequences),
             f"{one.load.rate_per_s:.2f}",
             f"{one.load.buffer_s:.2f}",
         )
@@ -98,8 +98,8 @@ def _span(seeds: Sequence[int]) -> str:
     return f"{seeds[0]}-{seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
 
 
-def _nodes(testbed: Testbed) -> str:
-    return f"{testbed.fast} fast + {testbed.slow} slow"
+def _nodes(site: Site) -> str:
+    return f"{site.fast} fast + {site.slow} slow"
 
 
 # --- the figures of the paper ----------------------------------------------------------------------------
@@ -111,7 +111,7 @@ def _beside(found: Paper) -> list[str]:
         "seconds cannot: we know neither its cards nor its models."
     )
     parts = ["### The paper's figures beside ours", said]
-    for workflow in WORKFLOWS:
+    for workflow in found.scope.workflows:
         head = ("figure", f"paper: {RAY_SERVE}", "paper: greedy", "paper: target", *_policies(found))
         cells = [_row(row, found, workflow) for row in rows(found, workflow)]
         parts += [f"**`{workflow}`**", table(head, cells)]
@@ -126,7 +126,7 @@ def _row(row: Row, found: Paper, workflow: str) -> tuple[str, ...]:
     said = (row.said.baseline, row.said.greedy, row.said.target)
     paper = ["-" if value is None else _value(row, value) for value in said]
     ours = [
-        "-" if row.is_change and policy == BASELINE else _spread(row, row.ours[policy])
+        "-" if row.is_change and policy == BASELINE else _spread(row, row.ours[policy], found.scope.sizes[-1])
         for policy in _policies(found)
     ]
     return (_title(row, found, workflow), *paper, *ours)
@@ -153,8 +153,10 @@ def _value(row: Row, value: float) -> str:
     return f"{value:.1f}" if value > 1 else f"{value:.0%}".replace("%", " %")
 
 
-def _spread(row: Row, one: Interval) -> str:
+def _spread(row: Row, one: Interval, most: int) -> str:
     half = (one.high - one.low) / 2
+    if row.name == "requests" and one.value >= most:
+        return f"{most} or more"
     if row.name == "requests":
         return f"{one.value:.1f} ± {half:.1f}"
     sign = "+" if row.is_change else ""
@@ -166,7 +168,7 @@ def _spread(row: Row, one: Interval) -> str:
 
 def _by_size(found: Paper) -> list[str]:
     parts = ["### By number of requests, fixed lengths", "Goodput in %, and mean TTFT in s."]
-    for workflow in WORKFLOWS:
+    for workflow in found.scope.workflows:
         setting = Setting(workflow, "fixed")
         head = (f"`{workflow}`", *(str(size) for size in found.scope.sizes))
         cells: list[tuple[str, ...]] = []
@@ -192,7 +194,7 @@ def _mean_goodput(point: Point) -> float:
 # --- other nodes, other engines --------------------------------------------------------------------------
 
 
-def _testbeds(found: Paper) -> list[str]:
+def _sites(found: Paper) -> list[str]:
     probes = " and ".join(map(str, found.scope.probes))
     said = (
         f"Fixed lengths, bursts of {probes} requests together, against `{BASELINE}` on the same nodes. *At once* is "
@@ -204,23 +206,21 @@ def _testbeds(found: Paper) -> list[str]:
     return [
         "### Where the paper's gain appears: other nodes, other engines",
         said,
-        _testbed_table("latency of a request", found, others, lambda one: _change(one.e2e)),
-        _testbed_table("mean TTFT", found, others, lambda one: _change(one.ttft)),
-        _testbed_table("goodput", found, others, lambda one: _change(one.goodput)),
-        _testbed_table("calls on fast cards", found, policies, lambda one: f"{100 * one.fast_share:.0f} %"),
+        _site_table("latency of a request", found, others, lambda one: _change(one.e2e)),
+        _site_table("mean TTFT", found, others, lambda one: _change(one.ttft)),
+        _site_table("goodput", found, others, lambda one: _change(one.goodput)),
+        _site_table("calls on fast cards", found, policies, lambda one: f"{100 * one.fast_share:.0f} %"),
     ]
 
 
-def _testbed_table(
-    title: str, found: Paper, policies: Sequence[str], cell: Callable[[Elsewhere], str]
-) -> str:
-    by_row: dict[tuple[str, Testbed], dict[str, Elsewhere]] = {}
+def _site_table(title: str, found: Paper, policies: Sequence[str], cell: Callable[[Elsewhere], str]) -> str:
+    by_row: dict[tuple[str, Site], dict[str, Elsewhere]] = {}
     for one in elsewhere(found):
-        by_row.setdefault((one.workflow, one.testbed), {})[one.policy] = one
+        by_row.setdefault((one.workflow, one.site), {})[one.policy] = one
     head = (title, "nodes", "at once", *map(_short, policies))
     cells = [
-        (workflow, _nodes(testbed), str(testbed.sequences), *(cell(row[policy]) for policy in policies))
-        for (workflow, testbed), row in by_row.items()
+        (workflow, _nodes(site), str(site.sequences), *(cell(row[policy]) for policy in policies))
+        for (workflow, site), row in by_row.items()
     ]
     return table(head, cells, text_columns=2)
 
