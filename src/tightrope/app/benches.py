@@ -30,7 +30,7 @@ from tightrope.model.codec import encode
 from tightrope.model.errors import InvalidInput, NotFound
 from tightrope.model.json import Json
 
-KERNEL_SIZES = ((4, 400), (64, 2000), (1000, 2000), (10_000, 2000))
+KERNEL_CELLS = ((4, 400, 0.25), (64, 2000, 0.25), (64, 2000, 1.5), (1000, 2000, 0.25), (10_000, 2000, 0.25))
 
 
 def run(common: Common, name: str, options: Options) -> Answer:
@@ -105,23 +105,26 @@ def _decision(common: Common, options: Options) -> Answer:
 
 
 def _kernel(common: Common, options: Options) -> Answer:
-    common.say("processor time of the kernel for two-node runs at half load, engines in zero time")
+    common.say("processor time of the kernel for two-node runs, engines in zero time")
     costs = [
-        kernel_cost(policy, replicas, runs)
+        kernel_cost(policy, replicas, runs, load)
         for policy in ("foresight", "power-of-two", "round-robin")
-        for replicas, runs in KERNEL_SIZES
+        for replicas, runs, load in KERNEL_CELLS
     ]
     rows = [
         (
             one.policy,
             str(one.replicas),
+            f"{one.load:.0%}",
             str(one.events),
             f"{one.per_event_us:.0f} us",
             f"{1e6 / one.per_event_us:,.0f}",
         )
         for one in costs
     ]
-    table = grid(("policy", "replicas", "events", "per event", "events/s"), rows, right=(1, 2, 3, 4))
+    table = grid(
+        ("policy", "replicas", "load", "events", "per event", "events/s"), rows, right=(1, 2, 3, 4, 5)
+    )
     return _kept(options.out, [cast(Json, encode(one)) for one in costs], f"{table}\n\n{_machine()}")
 
 
