@@ -7,8 +7,9 @@ comes from the tables (`state.py`); which replica is chosen is asked of the rout
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from typing import overload
 
 from tightrope.model.fleet import Kind, ReplicaView
@@ -19,7 +20,7 @@ FEW = 16
 """Up to this many replicas a router looks at all of them."""
 
 _Key = tuple[float, int, ReplicaId]
-"""Place in an order: the rank, then fewer calls, then the id."""
+"""Place in an order: the score (ms), then fewer calls, then the id."""
 
 
 class Roster(Sequence[ReplicaView]):
@@ -28,7 +29,9 @@ class Roster(Sequence[ReplicaView]):
     A policy may read it while it decides and must not keep it: it changes with the next event.
     """
 
-    def __init__(self, rank: Rank | None = None, views: Iterable[ReplicaView] = ()) -> None:
+    def __init__(
+        self, rank: Callable[[ReplicaView, float], Rank] | None = None, views: Iterable[ReplicaView] = ()
+    ) -> None:
         self._rank = rank
         self._ids: list[ReplicaId] = []
         self._view_by_id: dict[ReplicaId, ReplicaView] = {}
@@ -36,7 +39,8 @@ class Roster(Sequence[ReplicaView]):
         self._changed: dict[ReplicaId, None] = {}
         self._kinds: tuple[Kind, ...] = ()
         self._ranked: dict[int, _Ranked] = {}
-        self._place_by_id: dict[ReplicaId, tuple[_Ranked, tuple[_Key, ...]]] = {}
+        self._place_by_id: dict[ReplicaId, _Place] = {}
+        self._falling: list[tuple[float, ReplicaId]] = []
         for view in views:
             self.put(view)
 
@@ -88,41 +92,66 @@ class Roster(Sequence[ReplicaView]):
 
     def kinds(self, now_s: float) -> tuple[Kind, ...]:
         """The replicas by kind, in the orders of the rank; none where they are few or there is no rank."""
-        if self._changed:
-            self.settle(now_s)
+        self.settle(now_s)
         return self._kinds
 
     def settle(self, now_s: float) -> None:
-        """Put the replicas that have changed since the last time into their new places."""
+        """Give the replicas that have changed their new places, and let scores stand that have fallen long enough."""
         if self._rank is None or len(self._ids) <= FEW:
             self._kinds = ()
             return
+        while self._falling and self._falling[0][0] <= now_s:
+            self._let_stand(*heappop(self._falling))
         for replica in self._changed:
             self._leave(replica)
             view = self._view_by_id.get(replica)
             if view is not None:
-                self._join(view, self._rank(view, now_s))
-        self._changed.clear()
-        self._kinds = tuple(ranked.kind for ranked in self._ranked.values())
+                self._join(view, self._rank(view, now_s), now_s)
+        if self._changed:
+            self._changed.clear()
+            self._kinds = tuple(ranked.kind for ranked in self._ranked.values())
+        for ranked in self._ranked.values():
+            for order in ranked.orders:
+                order.now_ms = 1000 * now_s
+
+    def _let_stand(self, until_s: float, replica: ReplicaId) -> None:
+        place = self._place_by_id.get(replica)
+        if place is None or place.falls_until_s != until_s:
+            return
+        keys = tuple((key[0] - 1000 * until_s, *key[1:]) for key in place.keys)
+        _take_out(place)
+        self._put_in(replica, _Place(place.ranked, keys, None))
 
     def _leave(self, replica: ReplicaId) -> None:
-        ranked, keys = self._place_by_id.pop(replica, (None, ()))
-        if ranked is None:
+        place = self._place_by_id.pop(replica, None)
+        if place is None:
             return
-        for order, key in zip(ranked.orders, keys, strict=True):
-            del order.keys[bisect_left(order.keys, key)]
-        if not ranked.orders[0]:
-            del self._ranked[id(ranked.kind.profile)]
+        _take_out(place)
+        if not place.ranked.orders[0]:
+            del self._ranked[id(place.ranked.kind.profile)]
 
-    def _join(self, view: ReplicaView, ranks: tuple[float, ...]) -> None:
+    def _join(self, view: ReplicaView, rank: Rank, now_s: float) -> None:
         ranked = self._ranked.get(id(view.profile))
         if ranked is None:
-            orders = tuple(_Order(self._view_by_id) for _ in ranks)
+            orders = tuple(_Order(self._view_by_id) for _ in rank.scores_ms)
             ranked = self._ranked[id(view.profile)] = _Ranked(Kind(view.profile, orders), orders)
-        keys = tuple((rank, len(view.held), view.id) for rank in ranks)
-        self._place_by_id[view.id] = (ranked, keys)
-        for order, key in zip(ranked.orders, keys, strict=True):
-            insort(order.keys, key)
+        until_s, then_ms = rank.falls_until_s, 0.0
+        if until_s is not None:
+            then_ms = 1000 * now_s
+            heappush(self._falling, (until_s, view.id))
+        keys = tuple((score_ms + then_ms, len(view.held), view.id) for score_ms in rank.scores_ms)
+        self._put_in(view.id, _Place(ranked, keys, until_s))
+
+    def _put_in(self, replica: ReplicaId, place: _Place) -> None:
+        self._place_by_id[replica] = place
+        for order, key in zip(place.ranked.orders, place.keys, strict=True):
+            insort(order.keys if place.falls_until_s is None else order.falling, key)
+
+
+def _take_out(place: _Place) -> None:
+    for order, key in zip(place.ranked.orders, place.keys, strict=True):
+        keys = order.keys if place.falls_until_s is None else order.falling
+        del keys[bisect_left(keys, key)]
 
 
 def _is_full(view: ReplicaView) -> bool:
@@ -132,13 +161,19 @@ def _is_full(view: ReplicaView) -> bool:
 
 @dataclass(slots=True)
 class _Order(Sequence[ReplicaView]):
-    """The replicas of a kind, those with the smallest keys first."""
+    """The replicas of a kind, those with the smallest scores at `now_ms` first.
+
+    The scores of some stand still (`keys`); those of the others (`falling`) all fall alike, so that they too keep
+    their order: their keys are the moments (ms) at which the scores would be 0.
+    """
 
     view_by_id: Mapping[ReplicaId, ReplicaView]
     keys: list[_Key] = field(default_factory=list)
+    falling: list[_Key] = field(default_factory=list)
+    now_ms: float = 0.0
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.keys) + len(self.falling)
 
     @overload
     def __getitem__(self, at: int) -> ReplicaView: ...
@@ -147,12 +182,19 @@ class _Order(Sequence[ReplicaView]):
     def __getitem__(self, at: slice) -> Sequence[ReplicaView]: ...
 
     def __getitem__(self, at: int | slice) -> ReplicaView | Sequence[ReplicaView]:
-        if isinstance(at, slice):
-            return [self.view_by_id[key[2]] for key in self.keys[at]]
-        return self.view_by_id[self.keys[at][2]]
+        return list(self)[at]
 
     def __iter__(self) -> Iterator[ReplicaView]:
-        return (self.view_by_id[key[2]] for key in self.keys)
+        still, falling = iter(self.keys), iter(self.falling)
+        one, other = next(still, None), next(falling, None)
+        while one is not None or other is not None:
+            if other is None or (one is not None and one[0] <= other[0] - self.now_ms):
+                assert one is not None
+                yield self.view_by_id[one[2]]
+                one = next(still, None)
+            else:
+                yield self.view_by_id[other[2]]
+                other = next(falling, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,3 +203,12 @@ class _Ranked:
 
     kind: Kind
     orders: tuple[_Order, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a replica stands in each order of its kind."""
+
+    ranked: _Ranked
+    keys: tuple[_Key, ...]
+    falls_until_s: float | None

@@ -12,6 +12,7 @@ from bisect import insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from itertools import islice
 from random import Random
 from typing import NamedTuple
 
@@ -21,16 +22,19 @@ from tightrope.model.profile import Profile
 from tightrope.policy.estimate import critical_ms, fits_at_all, gap_ms, has_room, split
 from tightrope.policy.harm import harm_ms, kept_exposed, overlap_tokens
 from tightrope.policy.load import EMPTY, Load, load_for, standing
-from tightrope.policy.route import MOST_OFFERS, Candidate, Choose, Reason, Router, routed
+from tightrope.policy.route import MOST_OFFERS, Candidate, Choose, Rank, Reason, Router, routed
 
 FEW_OFFERS = 3
 """In a large pool a decision remembers this many candidates: to put one into words costs as much as to look at one."""
-PATIENCE = 10
-"""In a kind that is kept in order, so many replicas in a row that are no better than one before end the search."""
+FIRST_OF_KIND = 10
+"""Of a kind that is kept in order, so many replicas are looked at, ..."""
+PATIENCE = 5
+"""... and no further one after so many in a row that are no better than one before."""
 SMALL_POOL = 16
 """In larger ones the crowd has no price: the order knows nothing of it, and a less crowded replica is found anyway."""
+SHORT_PROMPT, LONG_PROMPT, MIDDLE_PROMPT = 600, 2200, 1300
+"""Of the calls (tokens) by whose scores the replicas of a kind are kept in order; the middle parts the two."""
 TYPICAL_PROMPT, TYPICAL_OUTPUT = 1000, 128
-"""The call (tokens) by whose score the replicas of a kind are kept in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,18 +99,19 @@ def _best(job: Job, pool: PoolView, now_s: float, weighing: Weighing) -> tuple[l
 
     No replica beats its own idle card, so the fastest kinds are looked at first, and the search ends at one that
     would lose against all of the best few even if it were idle. That changes no result. Where the kernel keeps
-    the kinds in order, a kind is also left after PATIENCE replicas in a row that are no better than one before.
+    the kinds in order, only the first of each are looked at.
     """
     best: list[_Scored] = []
     least_ms = math.inf
     most, patience = (FEW_OFFERS, PATIENCE) if pool.kinds else (MOST_OFFERS, len(pool.replicas))
+    first = FIRST_OF_KIND if pool.kinds else None
     if len(pool.replicas) > SMALL_POOL:
         weighing = replace(weighing, crowd_weight=0.0)
     hits = dict(job.hits)
     for alone_ms, views in _fastest_first(job, pool):
         idle = (_grade(job, alone_ms, 0.0, math.inf, now_s, weighing), alone_ms)
         worse, best_here = 0, (Grade.LATE, math.inf)
-        for view in views:
+        for view in islice(views, first):
             if worse == patience or (not hits and len(best) == most and idle > best[-1][:2]):
                 break
             scored = _score(job, view, alone_ms, hits.get(view.id, 0.0), now_s, weighing)
@@ -126,13 +131,19 @@ def _best(job: Job, pool: PoolView, now_s: float, weighing: Weighing) -> tuple[l
 
 def _fastest_first(job: Job, pool: PoolView) -> list[tuple[float, Sequence[ReplicaView]]]:
     """The kinds that could hold the call, with the milliseconds it would take there if nothing else did."""
-    order = 0 if job.is_terminal else 1
-    kinds = [(kind.profile, kind.orders[order]) for kind in pool.kinds] or _by_profile(pool.replicas)
+    kinds = [(kind.profile, kind.orders[_order(job)]) for kind in pool.kinds] or _by_profile(pool.replicas)
     found = [
         (critical_ms(job, profile, EMPTY), views) for profile, views in kinds if fits_at_all(job, profile)
     ]
     found.sort(key=lambda pair: pair[0])
     return found
+
+
+def _order(job: Job) -> int:
+    """Which of the orders that `promise` gives is for this call."""
+    if not job.is_terminal:
+        return 2
+    return 0 if job.prompt_tokens <= MIDDLE_PROMPT else 1
 
 
 def _by_profile(views: Iterable[ReplicaView]) -> list[tuple[Profile, Sequence[ReplicaView]]]:
@@ -180,28 +191,32 @@ def _grade(job: Job, crit_ms: float, gap: float, tpot_ms: float, now_s: float, w
 # --- a large pool, kept in order --------------------------------------------------------------------------
 
 
-def promise(view: ReplicaView, now_s: float) -> tuple[float, float]:
-    """About what a call of typical size would score there soon: one that ends with its first token, and a whole one.
+def promise(view: ReplicaView, now_s: float) -> Rank:
+    """What three calls would score there, but for what is the same on all replicas of its kind: one that ends with
+    its first token after a short prompt, one after a long prompt, and a whole one.
 
-    Soon is a step from now: what the step that runs computes is done then, and an order that counted it would be
-    wrong for most of the time until the ledger changes again.
+    While prompts are being computed that falls as time passes, and then stays until the ledger changes.
     """
     k = view.profile.coefficients
     if not view.held:
-        first_ms = math.ceil(TYPICAL_PROMPT / view.profile.step_tokens) * (k.a + k.h)
-        return first_ms, first_ms + TYPICAL_OUTPUT * (k.a + k.h)
+        step_ms = k.a + k.h
+        return Rank((step_ms, step_ms, (1 + TYPICAL_OUTPUT) * step_ms))
     now = standing(view, now_s)
     sums, others = now.gauge, kept_exposed(view, now, DEFAULT.tolerance_s)
-    context = now.context_tokens + sums.prompts - sums.waiting.tokens
-    step_ms = sums.base_ms + k.b * len(sums.prefilling) + k.c * context
-    queued = sums.waiting.tokens + max(0.0, now.left.tokens - sums.room)
-    tokens = queued + TYPICAL_PROMPT
-    overlap = overlap_tokens(TYPICAL_OUTPUT, now, others)
-    live = others.decoding + len(others.outputs)
-    harm = live * k.d * TYPICAL_PROMPT + overlap * (k.b + k.c * TYPICAL_PROMPT)
-    first_ms = (math.ceil(tokens / sums.room) + 0.5) * step_ms + k.d * queued
-    first_ms += DEFAULT.harm_weight * harm
-    return first_ms, first_ms + TYPICAL_OUTPUT * (step_ms + sums.prefill_ms)
+    tokens = now.left.tokens + sums.waiting.tokens
+    prompts_ms = tokens * (now.step_ms / sums.room + k.d)
+    begin_ms = 1.5 * now.step_ms + prompts_ms
+    stall = DEFAULT.harm_weight * k.d * (others.decoding + others.prefilling / 2)
+    overlap = DEFAULT.harm_weight * overlap_tokens(TYPICAL_OUTPUT, now, others)
+    gap_ms = (
+        now.step_ms + k.b * (len(sums.prefilling) + len(sums.queued)) + k.c * sums.prompts + sums.prefill_ms
+    )
+    scores_ms = (
+        begin_ms + SHORT_PROMPT * stall + overlap * (k.b + k.c * SHORT_PROMPT),
+        begin_ms + LONG_PROMPT * stall + overlap * (k.b + k.c * LONG_PROMPT),
+        begin_ms + TYPICAL_OUTPUT * gap_ms + TYPICAL_PROMPT * stall + overlap * (k.b + k.c * TYPICAL_PROMPT),
+    )
+    return Rank(scores_ms, now_s + prompts_ms / 1000 if tokens > len(sums.prefilling) else None)
 
 
 FORESIGHT = Router(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
+from typing import NamedTuple
 
 from tightrope.model.fleet import Estimate, Job, Offer, PoolView, ReplicaView, Routed
 from tightrope.policy.order import Line
@@ -20,7 +21,16 @@ MOST_OFFERS = 8
 
 Choose = Callable[[Job, PoolView, float, Random], Routed | None]
 Room = Callable[[Job, ReplicaView, float], bool]
-Rank = Callable[[ReplicaView, float], tuple[float, ...]]
+
+
+class Rank(NamedTuple):
+    """The scores (ms) by which a replica is kept among those of its kind, smallest first, one order for each.
+
+    With `falls_until_s` they fall by a millisecond in every millisecond up to then, and stay so.
+    """
+
+    scores_ms: tuple[float, ...]
+    falls_until_s: float | None = None
 
 
 class Reason(StrEnum):
@@ -59,10 +69,9 @@ class Router:
     `choose(job, pool, now_s, rng)` gives a decision, or None when nobody can take the call now. `room(job,
     view, now_s)` says whether the chosen replica may be given it now. With `is_late_binding` the choice is
     among all replicas, those without room included; otherwise it is among those with room. `line` is the
-    order in which waiting calls are asked about. `rank(view, now_s)` gives the numbers by which the kernel keeps
-    the replicas of a kind in order, smallest first, one order for each; it is asked again when a ledger changes.
-    None: the policy looks at all replicas. With `is_pacing` it is shown each replica at the pace that the kernel
-    has learned of it (`pace.py`), otherwise as it was profiled.
+    order in which waiting calls are asked about. By `rank(view, now_s)` the kernel keeps the replicas of a large
+    pool in order; it asks again when a ledger changes. None: the policy looks at all replicas. With `is_pacing`
+    it is shown each replica at the pace that the kernel has learned of it (`pace.py`), otherwise as it was profiled.
     """
 
     name: str
@@ -70,7 +79,7 @@ class Router:
     room: Room
     line: Line
     is_late_binding: bool = False
-    rank: Rank | None = None
+    rank: Callable[[ReplicaView, float], Rank] | None = None
     is_pacing: bool = False
 
 
