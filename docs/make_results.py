@@ -119,25 +119,28 @@ def profile_table() -> str:
 
 
 def decision_table(costs: list[dict[str, Any]]) -> str:
-    """Processor time of one decision by policy and size."""
-    sizes = sorted({cost["replicas"] for cost in costs})
+    """Processor time of one decision by policy, size of the pool and calls on a replica."""
+    cells = sorted({(cost["replicas"], cost["calls"]) for cost in costs})
     lines = [
-        "| policy | " + " | ".join(f"{size} replicas" for size in sizes) + " |",
-        "|---|" + "---:|" * len(sizes),
+        "| policy | " + " | ".join(f"{replicas} x {calls}" for replicas, calls in cells) + " |",
+        "|---|" + "---:|" * len(cells),
     ]
     for policy in dict.fromkeys(cost["policy"] for cost in costs):
-        mine = {cost["replicas"]: cost for cost in costs if cost["policy"] == policy}
-        cells = " | ".join(f"{mine[size]['p50_us']:.0f} / {mine[size]['p99_us']:.0f} µs" for size in sizes)
-        lines.append(f"| {policy} | {cells} |")
+        mine = {(cost["replicas"], cost["calls"]): cost for cost in costs if cost["policy"] == policy}
+        row = " | ".join(f"{mine[cell]['p50_us']:.0f} / {mine[cell]['p99_us']:.0f} µs" for cell in cells)
+        lines.append(f"| {policy} | {row} |")
     return "\n".join(lines)
 
 
 def kernel_table(costs: list[dict[str, Any]]) -> str:
     """Processor time of an event by policy and size."""
-    lines = ["| policy | replicas | events | per event | events per second |", "|---|---:|---:|---:|---:|"]
+    lines = [
+        "| policy | replicas | load | events | per event | events per second |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
     lines += [
-        f"| {cost['policy']} | {cost['replicas']} | {cost['events']} | {cost['per_event_us']:.0f} µs "
-        f"| {1e6 / cost['per_event_us']:,.0f} |"
+        f"| {cost['policy']} | {cost['replicas']} | {cost['load']:.0%} | {cost['events']} "
+        f"| {cost['per_event_us']:.0f} µs | {1e6 / cost['per_event_us']:,.0f} |"
         for cost in costs
     ]
     return "\n".join(lines)
@@ -285,7 +288,8 @@ Median error of predicted against measured time to first token, on fresh prompts
 tightrope bench decision
 ```
 
-Processor time, p50 / p99, with eight calls on every replica. All replicas of a pool are scored; there is no index yet.
+Processor time, p50 / p99, by replicas x calls on each of the faster ones, in a pool where as many calls end as begin.
+Of a large pool `foresight` looks at the first few of an order that the kernel keeps.
 
 {decision}
 
@@ -295,7 +299,8 @@ Processor time, p50 / p99, with eight calls on every replica. All replicas of a 
 tightrope bench kernel
 ```
 
-Processor time of all that one event causes, routing included, for two-node runs at half load.
+Processor time of all that one event causes, routing included, for two-node runs. The load is the share of sequences
+that would be busy if there were enough; above 100 % a line of waiting calls builds up.
 
 {kernel}
 {simulated}"""
