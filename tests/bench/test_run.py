@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,7 @@ from tests.bench.tiny import tiny
 from tightrope.bench import run as running
 from tightrope.bench.cell import Cell, cell_scripts, limit_per_s, play
 from tightrope.bench.intervals import mean
-from tightrope.bench.run import Plan, capacity, plan_of, run, run_cells
+from tightrope.bench.run import Job, JobFailed, Plan, capacity, plan_of, run, run_cells, run_jobs
 from tightrope.bench.scenario import Belief, Mishap, Rate
 from tightrope.bench.search import LEVELS
 from tightrope.bench.store import DETERMINES, Result, Store, code_digest, digest, hashed
@@ -122,6 +124,36 @@ def test_2_an_interrupt_leaves_no_process_behind(tmp_path: Path) -> None:
         run_cells(cells, Store(tmp_path, Result), workers=2, tell=interrupted)
     assert multiprocessing.active_children() == []
     assert len(Store(tmp_path, Result)) == 1
+
+
+def _dies_at_first(mark: str, name: str, cell: Cell) -> Result:
+    """Ends its process the hard way, unless the file is there that it leaves behind."""
+    if not Path(mark).exists():
+        Path(mark).touch()
+        os._exit(17)
+    return Result(name, cell.policy, cell.rate_per_s, cell.seed, play(cell).figures, 0.0)
+
+
+def _always_dies() -> Result:
+    os._exit(17)
+
+
+def test_2_a_process_that_dies_is_replaced(tmp_path: Path) -> None:
+    cells = {digest(cell): cell for cell in (CELL, replace(CELL, seed=101))}
+    mark = str(tmp_path / "died")
+    jobs = {name: Job(partial(_dies_at_first, mark, name, cell), name) for name, cell in cells.items()}
+    found = run_jobs(jobs, Store(tmp_path, Result), workers=2, tell=quietly)
+    assert set(found) == set(cells)
+    assert multiprocessing.active_children() == []
+
+
+def test_2_processes_that_keep_dying_are_said_to_do_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "MOST_DEATHS", 0)
+    jobs = {name: Job(_always_dies, name) for name in ("one", "other")}
+    with pytest.raises(JobFailed, match="exit code 17"):
+        run_jobs(jobs, Store(tmp_path, Result), workers=2, tell=quietly)
 
 
 # --- 3 ---------------------------------------------------------------------------------------------------

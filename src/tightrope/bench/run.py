@@ -10,11 +10,12 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.process import BaseProcess
 from typing import Generic
 
 from tightrope.bench.cell import Cell, limit_per_s, play
@@ -30,7 +31,11 @@ Tell = Callable[[int, int, str], None]
 
 
 class JobFailed(TightropeError):
-    """A process died; the message names what was under way."""
+    """Processes died again and again; the message says how."""
+
+
+MOST_DEATHS = 3
+"""So many times processes may die before it is the benchmark's fault and not the machine's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,16 +160,24 @@ class Job(Generic[T]):
 def run_jobs(jobs: Mapping[str, Job[T]], store: Store[T], workers: int, tell: Tell) -> dict[str, T]:
     """The result of every job under its digest; what the store has already is not done again.
 
-    Interrupted, it keeps what has ended and stops at once.
+    Interrupted, it keeps what has ended and stops at once. When a process dies, what is missing is begun again, a
+    few times; raises JobFailed when processes keep dying.
     """
     found = {name: result for name in jobs if (result := store.get(name)) is not None}
-    missing = {name: job for name, job in jobs.items() if name not in found}
     tell(len(found), len(jobs), "")
-    with closing(_results(list(missing.values()), min(workers, len(missing)))) as results:
-        for result in results:
-            store.keep(result)
-            found[result.digest] = result
-            tell(len(found), len(jobs), jobs[result.digest].label)
+    deaths = 0
+    while len(found) < len(jobs):
+        missing = [job for name, job in jobs.items() if name not in found]
+        try:
+            with closing(_results(missing, min(workers, len(missing)))) as results:
+                for result in results:
+                    store.keep(result)
+                    found[result.digest] = result
+                    tell(len(found), len(jobs), jobs[result.digest].label)
+        except _ProcessDied as died:
+            deaths += 1
+            if deaths > MOST_DEATHS:
+                raise JobFailed(f"{died}; what had ended is kept") from None
     return found
 
 
@@ -172,28 +185,36 @@ def _results(jobs: Sequence[Job[T]], workers: int) -> Generator[T, None, None]:
     if workers <= 1:
         yield from (job.work() for job in jobs)
         return
-    with _processes(workers) as pool:
-        futures = {pool.submit(job.work): job for job in jobs}
+    with _processes(workers) as (pool, children):
+        futures = [pool.submit(job.work) for job in jobs]
+        children |= set(multiprocessing.active_children())
         for future in as_completed(futures):
-            yield _ended(future, futures[future])
+            yield future.result()
 
 
-def _ended(future: Future[T], job: Job[T]) -> T:
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        raise JobFailed(
-            f"a process of the benchmark died (out of memory?) at the time of {job.label}; what had ended is kept"
-        ) from None
+class _ProcessDied(Exception):
+    """A process of the pool ended by itself, or was ended by somebody else."""
+
+
+Children = set[BaseProcess]
 
 
 @contextmanager
-def _processes(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Fresh processes (a fork would copy the threads of a progress bar); none is left behind on an exception."""
+def _processes(workers: int) -> Iterator[tuple[ProcessPoolExecutor, Children]]:
+    """Fresh processes (a fork would copy the threads of a progress bar); none is left behind on an exception.
+
+    Whoever uses the pool notes its children in the set.
+    """
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _leave_interrupts_to_the_parent)
+    children: Children = set()
     try:
-        yield pool
+        yield pool, children
+    except BrokenProcessPool:
+        pool.shutdown(cancel_futures=True)
+        codes = {child.exitcode for child in children} - {None, 0, -signal.SIGTERM}
+        ended = ", ".join(map(str, codes)) or "unknown"
+        raise _ProcessDied(f"a process of the benchmark died (exit code {ended})") from None
     except BaseException:
         for child in set(multiprocessing.active_children()) - others:
             child.terminate()
@@ -201,7 +222,7 @@ def _processes(workers: int) -> Iterator[ProcessPoolExecutor]:
     finally:
         pool.shutdown(
             cancel_futures=True
-        )  # waits for them, too: a pool left half closed speaks up at the very end
+        )  # waits for them: a pool left half closed speaks up at the very end
 
 
 def _leave_interrupts_to_the_parent() -> None:
