@@ -8,10 +8,12 @@ The experiments of the source paper
 6. The ratio that a change needs is the ratio that makes the change; a policy does not change against itself.
 7. The best reading of a family has the highest goodput; of equals the one that is sooner.
 8. Everything together: played once, kept, written as JSON and read again, in tables without a gap.
+9. The tables of docs/paper.md are those of its data, and the data are of reported seeds only.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -243,3 +245,15 @@ def test_8_elsewhere_the_baseline_is_that_of_the_same_nodes(tiny: tuple[Paper, P
     (base,) = (one for one in found if one.policy == BASELINE)
     assert base.goodput.value == base.ttft.value == base.e2e.value == 0
     assert mean([mean(goodput(point.bursts)) for point in tiny[0].sites]) <= 1
+
+
+# --- 9 ---------------------------------------------------------------------------------------------------
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_9_the_page_shows_its_data() -> None:
+    data = (DOCS / "results" / "simulated" / "paper.json").read_text(encoding="utf-8")
+    found = decode(Paper, json.loads(data))
+    assert paper_table(found) in (DOCS / "paper.md").read_text(encoding="utf-8")
+    assert min(found.scope.seeds) >= 100 > max(found.scope.tuning_seeds)
