@@ -24,7 +24,7 @@ from tightrope.model.slo import Slo
 from tightrope.sim.script import CallScript, RunScript
 from tightrope.sim.world import World
 
-CLOSE = 1e-5
+CLOSE = 1e-5  # seconds or runs: the solver takes a call that ends 1e-6 s too late for one on time
 serial = instances(Kind(PLAIN, most_runs=3, most_replicas=2, is_plain=True, is_serial=True))
 batching = instances(Kind(PLAIN, most_runs=3, most_replicas=2, is_plain=True))
 Load = tuple[World, list[RunScript]]
@@ -42,6 +42,16 @@ def few(load: Load, most: int) -> Load:
             return world, scripts
 
 
+def due_later(scripts: list[RunScript], by_s: float) -> list[RunScript]:
+    """The runs with every promised moment moved."""
+    moved = []
+    for script in scripts:
+        slo = script.slo
+        ttft_s, e2e_s = (None if due_s is None else due_s + by_s for due_s in (slo.ttft_s, slo.e2e_s))
+        moved.append(replace(script, slo=replace(slo, ttft_s=ttft_s, e2e_s=e2e_s)))
+    return moved
+
+
 @given(serial)
 @settings(max_examples=40)
 def test_1_the_program_agrees_with_every_order_tried(load: Load) -> None:
@@ -49,7 +59,8 @@ def test_1_the_program_agrees_with_every_order_tried(load: Load) -> None:
     assume(scripts)
     found = serial_best(world, scripts)
     assert found.is_optimal
-    assert found.good_runs == batched_best(world, scripts).good_runs
+    tight, loose = (batched_best(world, due_later(scripts, by_s)).good_runs for by_s in (-CLOSE, CLOSE))
+    assert tight <= found.good_runs <= loose
 
 
 @given(serial)
@@ -93,7 +104,8 @@ def test_2_one_engine_with_every_call_there_leaves_as_few_late_as_moore_and_hodg
         (call,) = script.calls[script.workflow.output]
         due_s = script.slo.e2e_s or 0.0
         jobs.append((due_s, profile.solo_ms(call.prompt_tokens, call.output_tokens) / 1000))
-    assert serial_best(world, scripts).good_runs == moore_hodgson(jobs)
+    tight, loose = ([(due_s + by_s, takes_s) for due_s, takes_s in jobs] for by_s in (-CLOSE, CLOSE))
+    assert moore_hodgson(tight) <= serial_best(world, scripts).good_runs <= moore_hodgson(loose)
 
 
 def moore_hodgson(jobs: list[tuple[float, float]]) -> int:
