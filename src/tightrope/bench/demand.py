@@ -48,7 +48,9 @@ def scripted_demand(scripts: Sequence[RunScript]) -> dict[ModelName, list[Demand
 
     Counts the first try of every call that the run really makes, with nothing cached.
     """
-    items: dict[ModelName, dict[tuple[str, StepId], list[CallScript]]] = defaultdict(lambda: defaultdict(list))
+    items: dict[ModelName, dict[tuple[str, StepId], list[CallScript]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
     for script in scripts:
         for step in steps_taken(script):
             node = script.workflow.step_by_id[step]
