@@ -17,6 +17,7 @@ F1. While somebody idles and nobody is full, a call that fits is always placed.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import replace
 from random import Random
@@ -383,7 +384,7 @@ def test_foresight_takes_the_fast_card_until_it_is_busier_than_slow() -> None:
 def test_foresight_spares_calls_that_can_still_be_on_time() -> None:
     """The fast card would be a little faster for this call, but tight inner calls run there."""
     job = a_job(prompt_tokens=1500, output_tokens=2.0, is_terminal=True, due_s=NOW_S + 60)
-    near = replace(H100, coefficients=H100.coefficients.scaled(2.0), accelerator=AcceleratorName("near"))
+    near = replace(H100, coefficients=H100.coefficients.scaled(2.5), accelerator=AcceleratorName("near"))
     tight = tuple(a_held(str(i), first_token_s=NOW_S, output_tokens=50.0, due_s=NOW_S + 2) for i in range(3))
     lost = tuple(replace(call, due_s=NOW_S - 2) for call in tight)
     spared = choose("foresight", job, a_pool(a_view("fast", H100, tight), a_view("near", near)))
@@ -427,6 +428,22 @@ def test_foresight_looks_at_full_replicas_too_and_leaves_it_to_room() -> None:
     found = choose("foresight", a_job(), a_pool(full, a_view("slow", L40S)))
     assert _replica(found) == "full"
     assert not router("foresight").room(a_job(), full, NOW_S)
+
+
+def test_foresight_makes_nobody_wait_where_readers_keep_their_promise() -> None:
+    """A prompt of 2000 tokens after an answer of 10 costs each reader about 4 ms a token, on steps of about 9."""
+    job = a_job(prompt_tokens=2000, output_tokens=10.0, is_terminal=True, due_s=NOW_S + 60)
+    late = replace(job, is_hopeless=True)
+
+    def readers(tpot_s: float) -> ReplicaView:
+        held = [a_held(str(i), first_token_s=NOW_S, output_tokens=200.0, tpot_s=tpot_s) for i in range(4)]
+        return a_view("fast", H100, tuple(held))
+
+    room = router("foresight").room
+    promised_s = (0.005, 0.02, 0.1, math.inf)
+    assert [room(job, readers(tpot_s), NOW_S) for tpot_s in promised_s] == [False, True, True, True]
+    assert [room(late, readers(tpot_s), NOW_S) for tpot_s in promised_s] == [False, False, True, True]
+    assert room(late, a_view("idle", H100), NOW_S)
 
 
 def test_foresight_takes_nothing_that_no_replica_can_hold() -> None:

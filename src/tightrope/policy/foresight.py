@@ -43,16 +43,22 @@ class Weighing:
 
     `harm_weight` W: how much a millisecond of somebody else's delay counts. `tolerance_s`: a held call counts
     as live until its predicted finish is this far behind its latest finish. `crowd_weight`: what each call that
-    is there already counts, in steps of the idle card: those that come later find a longer batch. `margin`: a
+    is there already counts, in steps of the idle card: those that come later find a longer batch.
+    `on_time_factor`: how many times as much both count for a call that keeps all promises anyway. `margin`: a
     call is taken to be on time if it would be so with an estimate that much too small. `tpot_share` of the gap
-    that readers were promised may be used up when a call joins; later ones make it longer.
+    that readers were promised may be used up where a call keeps all promises; later ones make it longer. Where
+    more than `live_share` of it, or `hopeless_share` for a call that cannot be on time any more, would be used
+    up, the call waits.
     """
 
     harm_weight: float = 0.5
     tolerance_s: float = 0.25
     crowd_weight: float = 0.5
+    on_time_factor: float = 2.0
     margin: float = 0.1
     tpot_share: float = 0.9
+    live_share: float = 1.0
+    hopeless_share: float = 0.5
 
 
 DEFAULT = Weighing()
@@ -70,7 +76,8 @@ class Grade(IntEnum):
 
 def foresight(weighing: Weighing = DEFAULT) -> Choose:
     """The best grade, and within it the smallest score, over all replicas that could ever hold the call; None if
-    there are none. The score is J = l_crit + W * X + the price of the crowd, in ms."""
+    there are none. The score is J = l_crit + W * X + the price of the crowd, in ms; the last two count
+    more where the call keeps all promises."""
 
     def choose(job: Job, pool: PoolView, now_s: float, _rng: Random) -> Routed | None:
         ranked, least_ms = _best(job, pool, now_s, weighing)
@@ -169,6 +176,8 @@ def _score(
     if tpot_ms < math.inf:
         gap = _gap_ms(job, view.profile, load, hit_tokens)
     grade = _grade(job, crit_ms, gap, tpot_ms, now_s, weighing)
+    if grade is Grade.KEEPS:
+        harm *= weighing.on_time_factor
     score_ms = gap if grade is Grade.STUTTERS else crit_ms + harm
     if grade is Grade.LATE and gap > weighing.tpot_share * tpot_ms:
         score_ms *= gap / (weighing.tpot_share * tpot_ms)
@@ -186,6 +195,25 @@ def _grade(job: Job, crit_ms: float, gap: float, tpot_ms: float, now_s: float, w
     if crit_ms * (1 + weighing.margin) > (job.due_s - now_s) * 1000:
         return Grade.LATE
     return Grade.STUTTERS if gap > weighing.tpot_share * tpot_ms else Grade.KEEPS
+
+
+# --- who may go now ---------------------------------------------------------------------------------------
+
+
+def is_welcome(job: Job, view: ReplicaView, now_s: float) -> bool:
+    """Late binding: the engine has room, and those who read there keep what they were promised per token.
+
+    A stream that was broken is lost to no purpose if the call that broke it is late anyway, so a hopeless call
+    goes only where plenty of the promise is left. Where nothing runs, everybody may go.
+    """
+    if not has_room(job, view, now_s):
+        return False
+    now = standing(view, now_s)
+    tpot_ms = 1000 * min(job.tpot_s, now.gauge.tpot_s)
+    if not now.gauge.running or math.isinf(tpot_ms):
+        return True
+    share = DEFAULT.hopeless_share if job.is_hopeless else DEFAULT.live_share
+    return _gap_ms(job, view.profile, load_for(job, now), 0.0) <= share * tpot_ms
 
 
 # --- a large pool, kept in order --------------------------------------------------------------------------
@@ -206,8 +234,9 @@ def promise(view: ReplicaView, now_s: float) -> Rank:
     tokens = now.left.tokens + sums.waiting.tokens
     prompts_ms = tokens * (now.step_ms / sums.room + k.d)
     begin_ms = 1.5 * now.step_ms + prompts_ms
-    stall = DEFAULT.harm_weight * k.d * (others.decoding + others.prefilling / 2)
-    overlap = DEFAULT.harm_weight * overlap_tokens(TYPICAL_OUTPUT, now, others)
+    weight = DEFAULT.harm_weight * DEFAULT.on_time_factor
+    stall = weight * k.d * (others.decoding + others.prefilling / 2)
+    overlap = weight * overlap_tokens(TYPICAL_OUTPUT, now, others)
     gap_ms = (
         now.step_ms + k.b * (len(sums.prefilling) + len(sums.queued)) + k.c * sums.prompts + sums.prefill_ms
     )
@@ -222,7 +251,7 @@ def promise(view: ReplicaView, now_s: float) -> Rank:
 FORESIGHT = Router(
     "foresight",
     foresight(),
-    has_room,
+    is_welcome,
     "latest-finish",
     is_late_binding=True,
     rank=promise,

@@ -8,8 +8,10 @@ a decision and therefore not frozen dataclasses, which cost three times as much 
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from tightrope.model.fleet import HeldCall, Job, ReplicaView
 from tightrope.policy.gauge import NOTHING, Gauge, Prompts, gauge, tokens_of
@@ -141,21 +143,22 @@ def memory_peak(calls: Iterable[tuple[float, float]]) -> float:
     All grow by one token a step; one that ends gives back what it held (Past-Future scheduler, 2507.10150).
     """
     held = peak = 0.0
-    for count, (own, left) in enumerate(sorted(calls, key=lambda pair: -pair[1]), start=1):
+    for count, (own, left) in enumerate(sorted(calls, key=itemgetter(1), reverse=True), start=1):
         held += own
-        peak = max(peak, held + count * left)
+        if held + count * left > peak:
+            peak = held + count * left
     return peak
 
 
 def memory_now(now: Standing, ahead: Iterable[HeldCall]) -> list[tuple[float, float]]:
     """(held, still to come) of the running calls, smallest rest first, and then of those that go ahead."""
     sums = now.gauge
-    running = [
-        (call.prompt_tokens + max(0.0, call.output_tokens - left), left)
-        for call, left in zip(sums.decoding, now.output_left, strict=True)
-    ]
+    running: list[tuple[float, float]] = []
+    for call, left in zip(sums.decoding, now.output_left, strict=True):
+        made = call.output_tokens - left
+        running.append((call.prompt_tokens + made if made > 0 else float(call.prompt_tokens), left))
     running += [(float(call.prompt_tokens), call.output_tokens) for call in sums.prefilling]
-    running.sort(key=lambda pair: pair[1])
+    running.sort(key=itemgetter(1))
     return running + [(float(call.prompt_tokens), call.output_tokens) for call in ahead]
 
 
@@ -169,7 +172,7 @@ def is_memory_enough(job: Job, now: Standing, ahead: Sequence[HeldCall]) -> bool
                 bound += call.prompt_tokens + call.output_tokens
     if bound <= sums.profile.kv_tokens:
         return True
-    return _peak_with(job, memory_now(now, ahead)) <= sums.profile.kv_tokens
+    return _fits(job, memory_now(now, ahead), sums.profile.kv_tokens)
 
 
 # --- progress ------------------------------------------------------------------------------------------
@@ -224,15 +227,15 @@ def _steps_to_sequence(now: Standing, ahead: Sequence[HeldCall]) -> float:
 
 
 def _steps_to_memory(job: Job, now: Standing, ahead: Sequence[HeldCall]) -> float:
-    """Steps until so many running calls have ended that the rest leaves room."""
+    """Steps until so many running calls have ended that the rest leaves room. The peak falls with each that ends."""
     calls = memory_now(now, ahead)
-    steps = 0.0
-    for ended in range(1, now.gauge.running + 1):
-        steps = calls[ended - 1][1]
-        if _peak_with(job, calls[ended:]) <= now.gauge.profile.kv_tokens:
-            break
-    return steps
+    most = now.gauge.profile.kv_tokens
+    ended = bisect_left(range(1, now.gauge.running), True, key=lambda ended: _fits(job, calls[ended:], most))
+    return calls[ended][1] if now.gauge.running else 0.0
 
 
-def _peak_with(job: Job, calls: Sequence[tuple[float, float]]) -> float:
-    return memory_peak([*calls, (float(job.prompt_tokens), float(job.output_high))])
+def _fits(job: Job, calls: Sequence[tuple[float, float]], most_tokens: int) -> bool:
+    """Whether these and the job never need more. What they hold already is the least that they need."""
+    if sum(map(itemgetter(0), calls)) + job.prompt_tokens > most_tokens:
+        return False
+    return memory_peak([*calls, (float(job.prompt_tokens), float(job.output_high))]) <= most_tokens
