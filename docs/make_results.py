@@ -262,7 +262,8 @@ quantisations, each on a card with 60 % and on one with 20 % of a processor core
 the stability limit that the measured profiles give, {runs} runs for each policy over {rounds} seed(s), the same
 arrivals and requests for all. All policies stand behind the same filter and cap of four calls a replica, and the
 baselines wait in one line first come first served when all are full, which is kinder to them than a queue of their own
-at each replica. Measured with version 0.1.0: `foresight`, the kernel and the index of large pools have changed since.
+at each replica.
+Promises are those of the examples or, where this machine is too slow for them, what it can keep.
 
 {live}
 

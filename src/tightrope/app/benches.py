@@ -29,8 +29,11 @@ from tightrope.bench.scenario_form import parse_seeds
 from tightrope.model.codec import encode
 from tightrope.model.errors import InvalidInput, NotFound
 from tightrope.model.json import Json
+from tightrope.policy.foresight import FORESIGHT, FORESIGHT_VARIANTS
 
 KERNEL_CELLS = ((4, 400, 0.25), (64, 2000, 0.25), (64, 2000, 1.5), (1000, 2000, 0.25), (10_000, 2000, 0.25))
+
+ABLATION_RATES, ABLATION_SEEDS = ("90%", "110%"), "100-103"
 
 
 def run(common: Common, name: str, options: Options) -> Answer:
@@ -72,6 +75,12 @@ def _goodput(common: Common, options: Options) -> Answer:
 def _robustness(common: Common, options: Options) -> Answer:
     scenarios = {"mixed": ("foresight", "power-of-two"), **dict.fromkeys((*WRONG, *LATE), ())}
     return bench_family(common, "robustness", scenarios, options)
+
+
+def _ablation(common: Common, options: Options) -> Answer:
+    compared = (FORESIGHT.name, *(variant.name for variant in FORESIGHT_VARIANTS))
+    chosen = replace(options, rates=options.rates or ABLATION_RATES, seeds=options.seeds or ABLATION_SEEDS)
+    return bench_family(common, "ablation", dict.fromkeys(("mixed", "uniform"), compared), chosen)
 
 
 def _kept(out: Path | None, data: Json, text: str) -> Answer:
@@ -136,6 +145,7 @@ BENCHES: dict[str, Callable[[Common, Options], Answer]] = {
     "credibility": _credibility,
     "goodput": _goodput,
     "robustness": _robustness,
+    "ablation": _ablation,
     "limit": bench_limit,
     "paper": bench_paper,
     "decision": _decision,

@@ -1,7 +1,7 @@
 """`demo`: two tenants' workflows on real models and unequal replicas of this machine, from nothing to a table.
 
 Owns the course of the demonstration: engines up, one streamed answer, a quick profile of what was never
-measured, a load at a share of what the fleet can bear, and the journal's own account of it.
+measured, a load at a share of what the fleet can bear under promises that it can keep, and the journal's own account.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tightrope
@@ -19,6 +19,7 @@ from tightrope.app.cli.frame import ANSWER_IS_NO, DONE, Answer, Common
 from tightrope.app.compose import Runtime, compose, pairs_of
 from tightrope.app.config import Config, Model, parse_config
 from tightrope.app.embedded import cache_dir, ensure_engine
+from tightrope.app.feasible import slo_within_reach
 from tightrope.app.profiling import measure_running, memory_of
 from tightrope.app.tables import summary_table
 from tightrope.app.workflows import load_workflows
@@ -31,6 +32,7 @@ from tightrope.model.ids import ModelName, TenantId
 from tightrope.model.json import Json
 from tightrope.model.outcome import FailureKind
 from tightrope.model.profile import Profile
+from tightrope.model.units import format_seconds
 from tightrope.ports import Message
 from tightrope.reports.summary import Summary, summarize
 from tightrope.reports.summary import as_json as summary_json
@@ -93,6 +95,7 @@ async def _demonstrate(
         await until_ready(runtime, replicas)
         await profile_missing(runtime, common.say)
         rate = SHARE_OF_CAPACITY * stability_limit(DEMAND, fleet_profiles(runtime))
+        asks = within_reach(asks, runtime, common.say)
         common.say(
             f"{runs} runs at {rate:.2f} runs/s, {SHARE_OF_CAPACITY:.0%} of what these replicas can bear"
         )
@@ -203,6 +206,26 @@ async def _profile(runtime: Runtime, model: Model, card: Accelerator) -> None:
     )
     runtime.use_profile(profiled.profile)
     runtime.store.save_profile(profiled.profile)
+
+
+def within_reach(asks: Sequence[Sequence[Ask]], runtime: Runtime, say: Say) -> list[list[Ask]]:
+    """The same with the promise that this machine can keep; says where that is less than the workflow's own."""
+    profiles = [profile for found in fleet_profiles(runtime).values() for profile in found]
+    slos = {workflow.name: slo_within_reach(workflow, profiles) for workflow in runtime.workflows}
+    for workflow in runtime.workflows:
+        own, slo = workflow.slo, slos[workflow.name]
+        if own.ttft_s is not None and slo.ttft_s is not None and slo.ttft_s > own.ttft_s:
+            say(
+                f"{workflow.name} promises its first token within {format_seconds(own.ttft_s)}; this machine is too"
+                f" slow for that and promises {format_seconds(round(slo.ttft_s, 1))}"
+            )
+    return [[replace(ask, slo=slos[ask.workflow]) for ask in group] for group in asks]
+
+
+def forget_profiles(config: Config) -> None:
+    """Remove what was measured and kept: profiles of another hour are of another machine, if others worked on it."""
+    for suffix in ("", "-wal", "-shm"):
+        config.store_file.with_name(config.store_file.name + suffix).unlink(missing_ok=True)
 
 
 def fleet_profiles(runtime: Runtime) -> dict[ModelName, list[Profile]]:

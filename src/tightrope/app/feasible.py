@@ -7,7 +7,7 @@ judged.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from tightrope.app.config import Config
@@ -19,6 +19,10 @@ from tightrope.model.units import format_seconds
 from tightrope.model.workflow import ModelCall, Node, Switch, Workflow
 from tightrope.policy.learn import Learned
 from tightrope.policy.slack import sample
+
+COMMON_PROMPT = 256
+"""Tokens of a prompt of a common size."""
+REACH_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,26 @@ def median_run_s(workflow: Workflow, is_ttft: bool, profiles: Sequence[Profile])
     return outlook.path_s(0.5)
 
 
+def slo_within_reach(workflow: Workflow, profiles: Sequence[Profile]) -> Slo:
+    """The workflow's own SLO, each time of it not below what this fleet can promise: twice what an undisturbed run
+    needs (the median, and for a token the slowest accelerator), and REACH_S more to the first token or the end."""
+    slo, output = workflow.slo, workflow.step_by_id[workflow.output]
+    needed_s = {is_ttft: median_run_s(workflow, is_ttft, profiles) or 0.0 for is_ttft in (True, False)}
+    gaps_s = [
+        profile.solo_decode_ms(COMMON_PROMPT, 2) / 1000
+        for profile in profiles
+        if isinstance(output, Node)
+        and isinstance(output.work, ModelCall)
+        and profile.model == output.work.model
+    ]
+    return replace(
+        slo,
+        ttft_s=None if slo.ttft_s is None else max(slo.ttft_s, 2 * needed_s[True] + REACH_S),
+        e2e_s=None if slo.e2e_s is None else max(slo.e2e_s, 2 * needed_s[False] + REACH_S),
+        tpot_s=None if slo.tpot_s is None else max(slo.tpot_s, 2 * max(gaps_s, default=0.0)),
+    )
+
+
 def _profile_of(step: Node | Switch, best_by_model: Mapping[str, Profile]) -> Profile | None:
     match step:
         case Node(work=ModelCall(model=model)):
@@ -109,7 +133,7 @@ def _best(workflow: Workflow, profiles: Sequence[Profile]) -> dict[str, Profile]
 
 
 def _speed(profile: Profile) -> tuple[float, str]:
-    return profile.solo_ms(256, 32), profile.accelerator
+    return profile.solo_ms(COMMON_PROMPT, 32), profile.accelerator
 
 
 def _rounded_up(seconds: float) -> str:

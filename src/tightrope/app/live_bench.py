@@ -17,9 +17,11 @@ from tightrope.app.demo import (
     demo_asks,
     demo_config,
     fleet_profiles,
+    forget_profiles,
     profile_missing,
     running,
     until_ready,
+    within_reach,
 )
 from tightrope.app.embedded import cache_dir, ensure_engine
 from tightrope.app.tables import grid
@@ -77,6 +79,7 @@ def bench_live(common: Common, live: Live) -> tuple[Json, str]:
     if unknown:
         raise InvalidInput(f"there is no policy {unknown[0]!r}; name some of: {', '.join(LIVE_POLICIES)}")
     ensure_engine(cache_dir(), common.say)
+    forget_profiles(demo_config(cache_dir() / "demo"))
     rounds: list[Round] = []
     for index, seed in enumerate(live.seeds):
         turn = index % len(live.policies)
@@ -97,6 +100,7 @@ async def _round(common: Common, live: Live, policy: str, seed: int) -> Round:
         await until_ready(runtime, runtime.plan.replicas)
         await profile_missing(runtime, common.say)
         rate = live.share * stability_limit(DEMAND, fleet_profiles(runtime))
+        asks = within_reach(asks, runtime, common.say)
         warm_up = [Arrival(0.0, group[-1]) for group in asks]
         await play(runtime.client, warm_up)
         began_s = runtime.driver.clock.now()

@@ -15,9 +15,11 @@ from tightrope.app.demo import (
     demo_asks,
     demo_config,
     fleet_profiles,
+    forget_profiles,
     profile_missing,
     running,
     until_ready,
+    within_reach,
 )
 from tightrope.app.embedded import cache_dir, ensure_engine
 from tightrope.bench.capacity import stability_limit
@@ -31,18 +33,12 @@ def bench_parity(common: Common, *, runs: int, share: float, seed: int) -> tuple
     """Measure the engines, load them with `runs` at `share` of the stability limit, compare; and the journal."""
     ensure_engine(cache_dir(), common.say)
     config = demo_config(cache_dir() / "parity", f"parity-{seed}.journal")
-    _forget(config)
+    config.journal.path.unlink(missing_ok=True)
+    forget_profiles(config)
     began_s = asyncio.run(_live(common, config, runs, share, seed))
     journal = config.journal.path
     common.say("playing the same runs on simulated engines")
     return parity(journal.read_text(encoding="utf-8").splitlines(keepends=True), began_s), journal
-
-
-def _forget(config: Config) -> None:
-    """Profiles of another hour are of another machine: what else ran then was something else."""
-    config.journal.path.unlink(missing_ok=True)
-    for suffix in ("", "-wal", "-shm"):
-        config.store_file.with_name(config.store_file.name + suffix).unlink(missing_ok=True)
 
 
 async def _live(common: Common, config: Config, runs: int, share: float, seed: int) -> float:
@@ -52,6 +48,7 @@ async def _live(common: Common, config: Config, runs: int, share: float, seed: i
         await until_ready(runtime, runtime.plan.replicas)
         await profile_missing(runtime, common.say)
         rate = share * stability_limit(DEMAND, fleet_profiles(runtime))
+        asks = within_reach(asks, runtime, common.say)
         await play(runtime.client, [Arrival(0.0, group[-1]) for group in asks])
         common.say(f"{runs} runs at {rate:.3f} runs/s, {share:.0%} of what these replicas can bear")
         began_s = runtime.driver.clock.now()

@@ -16,16 +16,18 @@ from typing import Protocol
 from tightrope.model.errors import Rejected
 from tightrope.model.ids import TenantId
 from tightrope.model.outcome import Outcome, Verdict
+from tightrope.model.slo import Slo
 from tightrope.runtime.client import RunFailed, RunHandle, RunInputs, RunRequest
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request that may arrive: who asks which workflow what."""
+    """One request that may arrive: who asks which workflow what. `slo` None leaves what the contract promises."""
 
     tenant: TenantId
     workflow: str
     inputs: RunInputs
+    slo: Slo | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,8 @@ async def _ask(
     on_text: Callable[[str], None] = lambda _: None,
 ) -> None:
     try:
-        handle = client.submit(RunRequest(played.ask.tenant, played.ask.workflow, played.ask.inputs))
+        ask = played.ask
+        handle = client.submit(RunRequest(ask.tenant, ask.workflow, ask.inputs, ask.slo))
         try:
             async for piece in handle.pieces():
                 if piece.is_content and played.ttft_s is None:

@@ -19,10 +19,10 @@ from typing import NamedTuple
 from tightrope.model.fleet import Job, PoolView, ReplicaView, Routed
 from tightrope.model.ids import ReplicaId
 from tightrope.model.profile import Profile
-from tightrope.policy.estimate import critical_ms, fits_at_all, gap_ms, has_room, split
+from tightrope.policy.estimate import critical_ms, fits_at_all, gap_ms, has_room, has_slot, split
 from tightrope.policy.harm import harm_ms, kept_exposed, overlap_tokens
 from tightrope.policy.load import EMPTY, Load, load_for, standing
-from tightrope.policy.route import MOST_OFFERS, Candidate, Choose, Rank, Reason, Router, routed
+from tightrope.policy.route import MOST_OFFERS, Candidate, Choose, Rank, Reason, Room, Router, routed
 
 FEW_OFFERS = 3
 """In a large pool a decision remembers this many candidates: to put one into words costs as much as to look at one."""
@@ -200,20 +200,31 @@ def _grade(job: Job, crit_ms: float, gap: float, tpot_ms: float, now_s: float, w
 # --- who may go now ---------------------------------------------------------------------------------------
 
 
-def is_welcome(job: Job, view: ReplicaView, now_s: float) -> bool:
-    """Late binding: the engine has room, and those who read there keep what they were promised per token.
+def welcome(weighing: Weighing = DEFAULT) -> Room:
+    """Late binding: the engine has room, and those who read there in time keep what they were promised per token.
 
     A stream that was broken is lost to no purpose if the call that broke it is late anyway, so a hopeless call
-    goes only where plenty of the promise is left. Where nothing runs, everybody may go.
+    goes only where plenty of the promise is left. Where nothing runs that is in time, everybody may go.
     """
-    if not has_room(job, view, now_s):
-        return False
-    now = standing(view, now_s)
-    tpot_ms = 1000 * min(job.tpot_s, now.gauge.tpot_s)
-    if not now.gauge.running or math.isinf(tpot_ms):
-        return True
-    share = DEFAULT.hopeless_share if job.is_hopeless else DEFAULT.live_share
-    return _gap_ms(job, view.profile, load_for(job, now), 0.0) <= share * tpot_ms
+
+    def is_welcome(job: Job, view: ReplicaView, now_s: float) -> bool:
+        if not has_room(job, view, now_s):
+            return False
+        now = standing(view, now_s)
+        if not now.gauge.running:
+            return True
+        tpot_s, share = min(job.tpot_s, now.gauge.live_tpot_s), weighing.live_share
+        if job.is_hopeless:
+            tpot_s, share = now.gauge.live_tpot_s, weighing.hopeless_share
+        if math.isinf(tpot_s) or math.isinf(share):
+            return True
+        return _gap_ms(job, view.profile, load_for(job, now), 0.0) <= share * 1000 * tpot_s
+
+    return is_welcome
+
+
+def _has_slot(job: Job, view: ReplicaView, _now_s: float) -> bool:
+    return has_slot(job, view)
 
 
 # --- a large pool, kept in order --------------------------------------------------------------------------
@@ -248,15 +259,35 @@ def promise(view: ReplicaView, now_s: float) -> Rank:
     return Rank(scores_ms, now_s + prompts_ms / 1000 if tokens > len(sums.prefilling) else None)
 
 
-FORESIGHT = Router(
-    "foresight",
-    foresight(),
-    is_welcome,
-    "latest-finish",
-    is_late_binding=True,
-    rank=promise,
-    is_pacing=True,
+def _router(name: str, weighing: Weighing) -> Router:
+    return Router(
+        name,
+        foresight(weighing),
+        welcome(weighing),
+        "latest-finish",
+        is_late_binding=True,
+        rank=promise,
+        is_pacing=True,
+    )
+
+
+FORESIGHT = _router("foresight", DEFAULT)
+
+NO_LIMIT = math.inf
+FORESIGHT_VARIANTS = (
+    _router("foresight/no-harm", replace(DEFAULT, harm_weight=0.0)),
+    _router("foresight/no-crowd", replace(DEFAULT, crowd_weight=0.0)),
+    _router("foresight/own-speed", replace(DEFAULT, on_time_factor=1.0)),
+    _router("foresight/no-waiting", replace(DEFAULT, live_share=NO_LIMIT, hopeless_share=NO_LIMIT)),
+    _router(
+        "foresight/no-tpot",
+        replace(DEFAULT, tpot_share=NO_LIMIT, live_share=NO_LIMIT, hopeless_share=NO_LIMIT),
+    ),
+    replace(FORESIGHT, name="foresight/first-come", line="arrival"),
+    replace(FORESIGHT, name="foresight/no-pace", is_pacing=False),
+    replace(FORESIGHT, name="foresight/early", room=_has_slot, is_late_binding=False, rank=None),
 )
+"""Each without one of its parts, to tell what the part is worth."""
 
 
 # --- words ------------------------------------------------------------------------------------------------

@@ -66,12 +66,12 @@ class Gauge:
     `decoding` have their first token, `prefilling` not yet, in the order in which the engine takes them;
     `queued` were dispatched beyond what it runs at once; `placed` are there in thought only. `ends_s` (parallel
     to `decoding`) are the moments at which one token is left if every step takes `step_s`, and `ends` the same
-    in order. `tpot_s` is the shortest gap between tokens that a reader of one of them was promised. `most_context`
-    is the KV that the decoding calls read at their ends, `base_ms` a step without KV and prompts, `room` the
-    prompt tokens that fit into it, `prefill_ms` the prefill work of others that it is expected to carry.
-    `waiting` sums up the queued, `prompts` all that have no first token (tokens). `reserved`
-    are the tokens of memory that all with a slot need at most if they end as expected, `promised` the same for
-    their full lengths.
+    in order. `tpot_s` is the shortest gap between tokens that a reader of one of them was promised, `live_tpot_s`
+    the same of those whose first token was not late: the others have no promise to lose. `most_context` is the KV
+    that the decoding calls read at their ends, `base_ms` a step without KV and prompts, `room` the prompt tokens
+    that fit into it, `prefill_ms` the prefill work of others that it is expected to carry. `waiting` sums up the
+    queued, `prompts` all that have no first token (tokens). `reserved` are the tokens of memory that all with a
+    slot need at most if they end as expected, `promised` the same for their full lengths.
     """
 
     profile: Profile
@@ -82,6 +82,7 @@ class Gauge:
     ends_s: Sequence[float]
     ends: Ends
     tpot_s: float
+    live_tpot_s: float
     step_s: float
     most_context: float
     base_ms: float
@@ -183,6 +184,9 @@ def _summed(
         ends_s,
         Ends.of(ends_s) if ends_s else NEVER,
         min((call.tpot_s for call in decoding), default=math.inf),
+        min(
+            (call.tpot_s for call in decoding if (call.first_token_s or 0.0) <= call.due_s), default=math.inf
+        ),
         step_s,
         read + most,
         base_ms,

@@ -81,6 +81,7 @@ def bench(
     \b
     goodput      the five clusters, and the capacities to reach
     robustness   wrong profiles and late telemetry, and what may be lost
+    ablation     foresight without one of its parts, in turn
     limit        policies beside the best that was found and what nobody can pass
     paper        the experiments of the paper this work starts from, its figures beside ours
     credibility  the simulated engine against a recorded run of a real one
