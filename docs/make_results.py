@@ -16,10 +16,10 @@ import matplotlib as mpl
 
 from tightrope.bench.credibility import Credibility, credibility_table
 from tightrope.bench.distances import Distances, distances_table
-from tightrope.bench.goals import from_json as read_goals
+from tightrope.bench.goals import CLUSTERS, goals
 from tightrope.bench.report import Report
 from tightrope.bench.report import from_json as read_report
-from tightrope.bench.report_text import capacity_part, goals_table
+from tightrope.bench.report_text import capacity_part, goals_table, goodput_part
 from tightrope.model.codec import decode
 
 mpl.use("Agg")
@@ -148,7 +148,7 @@ def kernel_table(costs: list[dict[str, Any]]) -> str:
 
 def simulated() -> str:
     """What was simulated, as far as it was; empty if nothing was."""
-    parts = [*credibility_part(), *family("goodput"), *limit_part(), *family("robustness")]
+    parts = [*credibility_part(), *scenarios(), *ablation(), *limit_part()]
     return "\n" + "\n\n".join([SIMULATED_HEAD, *parts]) + "\n" if parts else ""
 
 
@@ -161,31 +161,50 @@ def credibility_part() -> list[str]:
     return ["### Is the simulated engine like a real one?", f"```text\n{credibility_table(found)}\n```"]
 
 
-def family(name: str) -> list[str]:
-    """The goals of a family, and every scenario with its picture and its capacities."""
-    folder = SIMULATED / name
-    if not (folder / "report.json").is_file():
+def reports(folder: Path) -> dict[str, Report]:
+    """Every report in the folders of this one, by scenario: the clusters first."""
+    files = sorted(folder.glob("*/report.json"))
+    found = {file.parent.name: read_report(json.loads(file.read_text("utf-8")), str(file)) for file in files}
+    return {name: found[name] for name in (*(name for name in CLUSTERS if name in found), *found)}
+
+
+def scenarios() -> list[str]:
+    """The goals, and every scenario with its picture, its goodput by load and its capacities."""
+    found = {name: one for name, one in reports(SIMULATED).items() if not is_limit(name)}
+    if not found:
         return []
-    goals = read_goals(json.loads((folder / "report.json").read_text("utf-8")), name)
-    parts = [f"### `tightrope bench {name}`", goals_table(goals)]
-    files = sorted(folder.glob("*/report.json"), key=lambda file: file.parent.name)
-    reports = [(read_report(json.loads(file.read_text("utf-8")), str(file)), file.parent) for file in files]
-    parts += [capacity_part(found)[1] for found, _ in reports[:1]]
-    for found, place in reports:
-        parts += scenario(found, place)
+    parts = ["### What had to be reached", goals_table(goals(found)), "### By scenario"]
+    first = next(iter(found.values()))
+    parts += [goodput_part(first)[0], capacity_part(first)[1]]
+    for name, one in found.items():
+        parts += scenario(one, SIMULATED / name)
     return parts
 
 
+def is_limit(name: str) -> bool:
+    """Whether a folder of what was simulated holds something else than a scenario."""
+    return name == "limit"
+
+
 def scenario(found: Report, folder: Path) -> list[str]:
-    """One scenario in short; the whole page lies beside its data, and what capacities are was said before."""
+    """One scenario in short; the whole page lies beside its data, and what figures mean was said before."""
     place = folder.relative_to(DOCS).as_posix()
     seeds = f"{len(found.seeds)} seeds, stability limit {found.limit_per_s:.2f} runs/s"
-    return [
-        f"#### {found.scenario}",
-        f"{found.about} {seeds}; [all tables]({place}/report.md).",
-        f"![Goodput by load]({place}/goodput.svg)",
-        *capacity_part(found)[2:],
-    ]
+    parts = [f"#### {found.scenario}", f"{found.about} {seeds}; [all tables]({place}/report.md)."]
+    if (folder / "goodput.svg").is_file():
+        parts.append(f"![Goodput by load]({place}/goodput.svg)")
+    return [*parts, *goodput_part(found)[1:2], *(capacity_part(found)[2:] if found.is_bisected else [])]
+
+
+def ablation() -> list[str]:
+    """What each part of foresight is worth."""
+    found = reports(SIMULATED / "ablation")
+    if not found:
+        return []
+    parts = ["### `foresight` without one of its parts", "```sh\ntightrope bench ablation\n```"]
+    for name, one in found.items():
+        parts += [f"`{name}`, {len(one.seeds)} seeds.", *goodput_part(one)[1:]]
+    return parts
 
 
 def limit_part() -> list[str]:
@@ -254,7 +273,7 @@ Machine: {machine}
 ## Policies on real engines
 
 ```sh
-tightrope bench live --policies foresight,fmware-greedy,fmware-target,power-of-two,round-robin --runs 60 --load 0.7
+tightrope bench live --policies foresight,fmware-greedy,fmware-target,power-of-two,round-robin --runs 45 --load 0.7
 ```
 
 The demo's two workflows (half RAG, half shopping assistant) on four llama.cpp replicas: SmolLM2-135M-Instruct in two
@@ -267,9 +286,9 @@ Promises are those of the examples or, where this machine is too slow for them, 
 
 {live}
 
-One seed tells differences of a third from chance, not those of a tenth: whether `foresight` or `fmware-greedy` has the
-smaller mean here is open. `foresight` serves calls that can no longer be on time after all that can, so more runs keep
-their promise, and the latest of those that do not are later than under `fmware-greedy` (p95).
+One seed tells differences of a third from chance, not those of a tenth. `foresight` serves calls that can no longer
+be on time after all that can: more runs keep their promise, and the latest of those that do not come as late as
+elsewhere (p95).
 
 ![Time to first token by policy](images/live.svg)
 

@@ -15,22 +15,25 @@ from tests.policy.builders import H100
 from tightrope import Slo
 from tightrope import Workflow as Draft
 from tightrope.app.feasible import median_run_s, slo_problems, slo_within_reach
+from tightrope.model.ids import ModelName
 from tightrope.model.profile import Profile
 from tightrope.model.workflow import Workflow
 
-SLOW = replace(H100, model="m", coefficients=H100.coefficients.scaled(100.0))
-FAST = replace(H100, model="m")
+SLOW = replace(H100, model=ModelName("m"), coefficients=H100.coefficients.scaled(100.0))
+FAST = replace(H100, model=ModelName("m"))
 
 
 def workflow(slo: Slo) -> Workflow:
     flow = Draft("two", slo=slo)
     question = flow.input("question")
     draft = flow.llm("draft", model="m", prompt="{{ q }}", inputs={"q": question}, max_tokens=50)
-    flow.output(flow.llm("answer", model="m", prompt="{{ d }}", inputs={"d": draft}, max_tokens=100, stream=True))
+    flow.output(
+        flow.llm("answer", model="m", prompt="{{ d }}", inputs={"d": draft}, max_tokens=100, stream=True)
+    )
     return flow.build()
 
 
-@pytest.mark.parametrize("profiles", [[FAST], [SLOW, FAST], [], [replace(SLOW, model="another")]])
+@pytest.mark.parametrize("profiles", [[FAST], [SLOW, FAST], [], [replace(SLOW, model=ModelName("another"))]])
 def test_1_what_can_be_kept_stays(profiles: list[Profile]) -> None:
     slo = Slo(ttft_s=9.0, tpot_s=2.5, e2e_s=99.0)
     assert slo_within_reach(workflow(slo), profiles) == slo

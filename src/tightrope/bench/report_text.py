@@ -82,14 +82,7 @@ def _setting(found: Report) -> str:
 
 
 def _by_rate(found: Report) -> list[str]:
-    behind = (
-        f"Goodput of `{found.policies[0]}` less that of the others, in points, paired by seed; "
-        "**bold** where the interval leaves out 0."
-    )
-    parts = ["## Goodput", GOODPUT_EXPLAINED, _rates(found, lambda point: _percent(point.goodput))]
-    if len(found.policies) > 1:
-        others = found.policies[1:]
-        parts += [behind, _rates(found, lambda point: _points(point.behind), others)]
+    parts = ["## Goodput", *goodput_part(found)]
     parts += [
         "## Time to first token",
         "Mean over runs, in s.",
@@ -97,6 +90,18 @@ def _by_rate(found: Report) -> list[str]:
     ]
     for name, figure in _QUANTILES:
         parts += [f"{name} of the runs, mean over seeds, in s.", _rates(found, figure)]
+    return parts
+
+
+def goodput_part(found: Report) -> list[str]:
+    """An explanation, goodput by rate, and by how much the first policy's is above that of the others."""
+    behind = (
+        f"Goodput of `{found.policies[0]}` less that of the others, in points, paired by seed; "
+        "**bold** where the interval leaves out 0."
+    )
+    parts = [GOODPUT_EXPLAINED, _rates(found, lambda point: _percent(point.goodput))]
+    if len(found.policies) > 1:
+        parts += [behind, _rates(found, lambda point: _points(point.behind), found.policies[1:])]
     return parts
 
 
