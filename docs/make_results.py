@@ -193,7 +193,7 @@ def scenario(found: Report, folder: Path) -> list[str]:
     parts = [f"#### {found.scenario}", f"{found.about} {seeds}; [all tables]({place}/report.md)."]
     if (folder / "goodput.svg").is_file():
         parts.append(f"![Goodput by load]({place}/goodput.svg)")
-    return [*parts, *goodput_part(found)[1:2], *(capacity_part(found)[2:] if found.is_bisected else [])]
+    return [*parts, *goodput_part(found)[1:2], *capacity_part(found)[2:]]
 
 
 def ablation() -> list[str]:
