@@ -48,15 +48,16 @@ results: setup ## measure everything in docs/results.md anew (half an hour, on a
 	$(BIN)/python docs/make_results.py
 
 CLUSTERS = mixed paper-two-node uniform
+WRONG = wrong-fast-card-flattered wrong-fast-card-slighted wrong-all-flattered wrong-all-slighted
 THREE = --policies foresight,power-of-two,shortest-queue
 simulated: setup ## simulate everything in docs/results.md anew (hours; goes on where it was interrupted) and write it
 	$(BIN)/tightrope bench credibility --out docs/results/credibility.json
-	$(BIN)/tightrope bench mixed $(THREE) --rates 20%,40%,70%,77.5%,85%,100%,125%
+	$(BIN)/tightrope bench mixed $(THREE) --rates 20%,30%,40%,70%,77.5%,85%,92.5%,100%,125%
 	$(BIN)/tightrope bench uniform $(THREE) --rates 60%,80%,90%,100%,120%
 	$(BIN)/tightrope bench paper-two-node $(THREE) --rates 20%,40%,70%,80%,90%,100%
-	$(BIN)/tightrope bench robustness --policies foresight,power-of-two --rates 80%
-	for folder in $(CLUSTERS:%=bench-results/%) bench-results/robustness/wrong-* bench-results/robustness/late-*; do \
-	kept=docs/results/simulated/$${folder##*/}; mkdir -p $$kept && cp $$folder/report.* $$folder/*.svg $$kept/ || exit 1; done
+	for name in $(WRONG); do $(BIN)/tightrope bench $$name --policies foresight,power-of-two --rates 80% || exit 1; done
+	for name in $(CLUSTERS) $(WRONG); do kept=docs/results/simulated/$$name; mkdir -p $$kept && \
+	cp bench-results/$$name/report.* bench-results/$$name/*.svg $$kept/ || exit 1; done
 	$(BIN)/python docs/make_results.py
 
 docs: $(VENV)/.installed ## write the configuration's JSON Schema and check every document
