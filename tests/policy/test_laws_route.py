@@ -8,7 +8,7 @@ R1. A replica that cannot take the call is never chosen.
 R2. The order of candidates does not matter.
 R3. One more idle replica of a kind that is there never raises the chosen score.
 R4. Scaling all times keeps the choice.
-R5. Without a price on harm the smallest estimate is chosen.
+R5. Without a price on harm and on crowds the smallest estimate is chosen.
 R6. More load on a replica never makes it the choice, as long as the same calls are live.
 R11. Equal seeds give equal decisions.
 R12. A decision names its reason, and a runner-up with what it lacked.
@@ -207,7 +207,7 @@ def _twice_as_slow(pool: PoolView) -> PoolView:
 
 @given(jobs(), pools())
 def test_r5_without_a_price_on_harm_the_smallest_estimate_wins(job: Job, pool: PoolView) -> None:
-    found = foresight(Weighing(harm_weight=0))(job, pool, NOW_S, Random(1))
+    found = foresight(Weighing(harm_weight=0, crowd_weight=0))(job, pool, NOW_S, Random(1))
     able = [estimate(job, v, NOW_S).crit for v in pool.replicas if fits_at_all(job, v.profile)]
     if found is not None:
         assert found.offers[0].estimate.crit == pytest.approx(min(able))
