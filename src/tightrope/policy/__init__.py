@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from tightrope.model.errors import InvalidInput
 from tightrope.policy.baselines import BASELINES
 from tightrope.policy.fmware import FMWARE, FMWARE_VARIANTS
-from tightrope.policy.foresight import FORESIGHT
+from tightrope.policy.foresight import FORESIGHT, FORESIGHT_VARIANTS
 from tightrope.policy.hexgen_flow import HEXGEN_FLOW, HEXGEN_FLOW_VARIANTS
 from tightrope.policy.just_enough import JUST_ENOUGH, JUST_ENOUGH_VARIANTS
 from tightrope.policy.prefix_aware import PREFIX_AWARE
@@ -27,7 +27,8 @@ _ROUTERS = {
 ROUTERS: Mapping[str, Router] = _ROUTERS
 
 VARIANTS: Mapping[str, Router] = {
-    found.name: found for found in (*FMWARE_VARIANTS, *HEXGEN_FLOW_VARIANTS, *JUST_ENOUGH_VARIANTS)
+    found.name: found
+    for found in (*FORESIGHT_VARIANTS, *FMWARE_VARIANTS, *HEXGEN_FLOW_VARIANTS, *JUST_ENOUGH_VARIANTS)
 }
 """Routers with other settings than their authors' or our own reading of them, named `router/settings`. A
 benchmark that shall be fair runs all of them; a configuration names none."""
