@@ -63,6 +63,7 @@ from tightrope.model.outcome import FailureKind, Usage
 from tightrope.model.slo import Limits, Slo, Tenant
 from tightrope.model.workflow import CodeCall, Switch, Workflow
 from tightrope.policy import ROUTERS
+from tightrope.policy.foresight import EXTENDED
 
 SLOTS = 2
 FAILURES = [
@@ -100,7 +101,7 @@ class KernelMachine(RuleBasedStateMachine):
 
     @initialize(
         flow=workflows(),
-        router=st.sampled_from(sorted(ROUTERS)),
+        router=st.sampled_from([*sorted(ROUTERS), *(found.name for found in EXTENDED)]),
         has_slo=st.booleans(),
         limit=st.sampled_from([2, 1000]),
     )

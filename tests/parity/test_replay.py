@@ -14,12 +14,13 @@ from tightrope.kernel.state import KernelSettings
 from tightrope.model.messages import CallFailed, Dispatch, FinishRun, SettleStep
 from tightrope.model.outcome import Outcome
 from tightrope.policy import ROUTERS
+from tightrope.policy.foresight import EXTENDED
 from tightrope.runtime.journal_file import JournalFile
 
 KEPT = sorted(Path(__file__).parent.glob("*.jsonl"))
 
 
-@pytest.mark.parametrize("router", sorted(ROUTERS))
+@pytest.mark.parametrize("router", [*sorted(ROUTERS), *(found.name for found in EXTENDED)])
 async def test_a_live_session_with_failures_replays_to_the_same_commands(tmp_path: Path, router: str) -> None:
     journal = JournalFile(tmp_path / "j.jsonl", Head(KernelSettings(router=router, seed=7), 0.0, 0.0))
     await play(journal, router)

@@ -4,12 +4,16 @@ R7. No hopeless call goes before a live one, and every call is in the line once.
 1. Among live calls the earliest latest finish goes first; by arrival, the one that was ready first.
 2. The order is total: it does not depend on how the calls came.
 3. A call is hopeless only if it is expected late on an idle card; it stays so, and never is without a deadline.
+4. Moore and Hodgson's rule gives up as few as any choice must, on one machine with all calls present.
+5. Whatever it keeps is on time in order of due time; what has no deadline is never given up for itself.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
+from itertools import combinations
 
 import pytest
 from hypothesis import given
@@ -18,10 +22,15 @@ from hypothesis import strategies as st
 from tests.policy.builders import a_job, jobs, numbers
 from tightrope.model.fleet import Job
 from tightrope.model.ids import CallId
-from tightrope.policy.order import Line, is_hopeless, line_key
+from tightrope.policy.order import Claim, Line, demoted, is_hopeless, line_key
 
 lines = st.lists(jobs(), max_size=8).map(
     lambda found: [replace(job, call=CallId(f"c{index}")) for index, job in enumerate(found)]
+)
+
+
+claims = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 15)), max_size=8).map(
+    lambda pairs: [Claim(due, work, CallId(f"c{index}")) for index, (due, work) in enumerate(pairs)]
 )
 
 
@@ -46,7 +55,7 @@ def test_1_by_arrival_only_readiness_counts() -> None:
     assert line_key(late, "latest-finish") < line_key(early, "latest-finish")
 
 
-@pytest.mark.parametrize("line", ["arrival", "latest-finish"])
+@pytest.mark.parametrize("line", ["arrival", "latest-finish", "fewest-late"])
 @given(waiting=lines)
 def test_2_the_order_is_total(line: Line, waiting: list[Job]) -> None:
     turned = waiting[::-1]
@@ -71,3 +80,39 @@ def test_3_example() -> None:
     """A run due at 2 s whose last node needs 0.1 s: at 1.95 s it is lost, at 1.8 s it is not."""
     assert is_hopeless(2.0, 0.1, 1.95)
     assert not is_hopeless(2.0, 0.1, 1.8)
+
+
+def are_all_on_time(kept: Iterable[Claim], start_s: float) -> bool:
+    at_s = start_s
+    for claim in sorted(kept):
+        at_s += claim.work_s
+        if at_s > claim.due_s:
+            return False
+    return True
+
+
+@given(claims, st.integers(0, 10))
+def test_4_no_choice_leaves_fewer_late(found: list[Claim], start_s: int) -> None:
+    fewest = next(
+        count
+        for count in range(len(found) + 1)
+        if any(are_all_on_time(kept, start_s) for kept in combinations(found, len(found) - count))
+    )
+    assert len(demoted(found, start_s)) == fewest
+    assert demoted(found[::-1], start_s) == demoted(found, start_s)
+
+
+@given(claims, st.integers(0, 10))
+def test_5_what_is_kept_is_on_time(found: list[Claim], start_s: int) -> None:
+    given_up = demoted(found, start_s)
+    assert given_up <= {claim.call for claim in found}
+    assert are_all_on_time([claim for claim in found if claim.call not in given_up], start_s)
+    assert demoted([claim._replace(due_s=math.inf) for claim in found], start_s) == set()
+
+
+def test_4_example() -> None:
+    """Plain order of due time would have A and B on time, and nobody else."""
+    table = {"A": (200, 120), "B": (450, 300), "C": (480, 80), "D": (520, 150), "E": (700, 100)}
+    found = [Claim(due, work, CallId(name)) for name, (due, work) in table.items()]
+    assert demoted(found, 0) == {"B"}
+    assert demoted(found, 81) == {"A", "B"}

@@ -260,4 +260,4 @@ def test_a_name_that_is_nearly_a_variant_lists_the_variants() -> None:
     with pytest.raises(InvalidInput, match=re.escape("name one of: hexgen-flow/0.0, hexgen-flow/0.1")):
         router("hexgen-flow/0.7")
     with pytest.raises(InvalidInput, match="name one of: foresight, "):
-        router("foresight/unknown")
+        router("random/unknown")

@@ -8,10 +8,12 @@ R1. A replica that cannot take the call is never chosen.
 R2. The order of candidates does not matter.
 R3. One more idle replica of a kind that is there never raises the chosen score.
 R4. Scaling all times keeps the choice.
-R5. Without a price on harm the smallest estimate is chosen.
+R5. Without a price on harm and on crowds the smallest estimate is chosen.
 R6. More load on a replica never makes it the choice, as long as the same calls are live.
 R11. Equal seeds give equal decisions.
 R12. A decision names its reason, and a runner-up with what it lacked.
+R13. A margin learned for a replica counts as the constant does; a variant of foresight sees more, and judges alike.
+R14. In a pool that is offered far more than it can do, foresight puts no price on harm.
 F1. While somebody idles and nobody is full, a call that fits is always placed.
 """
 
@@ -38,6 +40,7 @@ from tests.policy.builders import (
     a_random_held,
     a_view,
     jobs,
+    numbers,
     pools,
 )
 from tightrope.model.errors import InvalidInput
@@ -49,7 +52,7 @@ from tightrope.policy.baselines import tokens_left
 from tightrope.policy.estimate import estimate, fits_at_all, has_slot
 from tightrope.policy.fmware import Reading, costs, greedy, readings, target
 from tightrope.policy.foresight import DEFAULT as WEIGHING
-from tightrope.policy.foresight import Weighing, foresight
+from tightrope.policy.foresight import EXTENDED, Weighing, foresight
 from tightrope.policy.harm import exposed, harm_ms
 from tightrope.policy.load import standing
 from tightrope.policy.route import Reason, Router
@@ -207,7 +210,7 @@ def _twice_as_slow(pool: PoolView) -> PoolView:
 
 @given(jobs(), pools())
 def test_r5_without_a_price_on_harm_the_smallest_estimate_wins(job: Job, pool: PoolView) -> None:
-    found = foresight(Weighing(harm_weight=0))(job, pool, NOW_S, Random(1))
+    found = foresight(Weighing(harm_weight=0, crowd_weight=0))(job, pool, NOW_S, Random(1))
     able = [estimate(job, v, NOW_S).crit for v in pool.replicas if fits_at_all(job, v.profile)]
     if found is not None:
         assert found.offers[0].estimate.crit == pytest.approx(min(able))
@@ -300,6 +303,30 @@ def test_f1_an_idle_pool_takes_what_fits(name: str, job: Job, pool: PoolView, se
     assert found is not None
     chosen = next(view for view in idle.replicas if view.id == found.replica)
     assert ROUTERS[name].room(job, chosen, NOW_S)
+
+
+@given(jobs(), pools())
+def test_r13_variants_of_foresight_differ_only_by_what_the_kernel_keeps_for_them(
+    job: Job, pool: PoolView
+) -> None:
+    plain = choose("foresight", job, pool)
+    for variant in EXTENDED:
+        found = variant.choose(job, pool, NOW_S, Random(1))
+        assert plain == (found and replace(found, policy="foresight"))
+
+
+@given(jobs(), pools(has_memory=True), numbers(0, 1))
+def test_r13_a_margin_of_every_replica_counts_as_one_of_all(job: Job, pool: PoolView, margin: float) -> None:
+    own = replace(pool, replicas=tuple(replace(view, margin=margin) for view in pool.replicas))
+    weighed = foresight(replace(WEIGHING, margin=margin))(job, pool, NOW_S, Random(1))
+    assert choose("foresight", job, own) == weighed
+
+
+@given(jobs(), pools())
+def test_r14_in_overload_harm_counts_for_nothing(job: Job, pool: PoolView) -> None:
+    free = foresight(replace(WEIGHING, harm_weight=0.0))(job, pool, NOW_S, Random(1))
+    assert choose("foresight", job, replace(pool, utilisation=1.3)) == free
+    assert choose("foresight", job, replace(pool, utilisation=1.05)) == choose("foresight", job, pool)
 
 
 # --- examples --------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from tightrope.model.ids import ModelName
 from tightrope.model.profile import Profile
+from tightrope.policy import utilisation
 
 EPSILON = 1e-12
 """What counts as zero in the linear program, whose coefficients are scaled to be at most 1."""
@@ -27,11 +28,7 @@ class Demand:
 
 def work_ms(profile: Profile, demand: Demand) -> float:
     """Machine milliseconds of one call when the batch is full."""
-    k = profile.coefficients
-    n, o = demand.prompt_tokens, max(1.0, demand.output_tokens)
-    batch = max(1.0, min(profile.max_sequences, profile.kv_tokens / (n + o)))
-    prefill = k.d * n + k.e * n * n / 2 + (k.a + k.h) * n / profile.step_tokens
-    return prefill + (o - 1) * ((k.a + k.h) / batch + k.b + k.c * (n + o / 2))
+    return utilisation.work_ms(profile, demand.prompt_tokens, demand.output_tokens)
 
 
 def stability_limit(

@@ -10,7 +10,10 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from tightrope.kernel.demoting import is_lost, part_line
 from tightrope.kernel.locality import note_prompt, with_hits
+from tightrope.kernel.margins import note_predicted
+from tightrope.kernel.offering import note_offered, utilisation
 from tightrope.kernel.pacing import look_at_faded, tick
 from tightrope.kernel.state import Call, CallPhase, Piece, Pool, Run, State
 from tightrope.model.errors import TightropeBug
@@ -83,7 +86,7 @@ def enter_line(state: State, run: Run, call: Call, now_s: float) -> bool:
     """
     if call.model is None:
         raise TightropeBug(f"{call.id} names no model")
-    item, learned = call.piece.item, run.template.learned
+    item, learned, is_new = call.piece.item, run.template.learned, call.job is None
     prompt_tokens = item.prompt_tokens or learned.prompt_tokens(call.step, item.prompt_bytes)
     lengths = learned.lengths(call.step, call.max_tokens, now_s)
     profiles = state.pool_profiles(call.model)
@@ -111,6 +114,8 @@ def enter_line(state: State, run: Run, call: Call, now_s: float) -> bool:
         tpot_s=_tpot_s(run, call.step),
     )
     state.enqueue(call)
+    if is_new:
+        note_offered(state, call, now_s)
     return True
 
 
@@ -168,6 +173,7 @@ def place(state: State, pool: Pool, opened: Sequence[ReplicaId], now_s: float) -
     end to end and all thoughts are forgotten after it. In a long one they stay, and only some calls are looked at:
     those that have just come, those placed on a replica where there is new room (`opened`), and a few in turn.
     """
+    part_line(state, pool, now_s)
     is_long = len(pool.line) > LONG_LINE and state.router.is_late_binding
     has_become_long, pool.is_long = is_long and not pool.is_long, is_long
     arrived = [state.calls[call] for call in pool.arrived if call in state.calls]
@@ -234,14 +240,7 @@ def _walk(state: State, pool: Pool, calls: Sequence[Call], now_s: float) -> list
 
 def _turned_hopeless(state: State, call: Call, now_s: float) -> bool:
     """Whether the call, live until now, can no longer be on time anywhere."""
-    job = call.job
-    if job is None or job.is_hopeless or call.model is None:
-        return False
-    profiles = state.pool_profiles(call.model)
-    if call.usual_on is not profiles:
-        call.usual_on = profiles
-        call.usual_s = typical_s(job.prompt_tokens, job.output_tokens, job.is_terminal, profiles)
-    return is_hopeless(call.last_chance_s, call.usual_s, now_s)
+    return call.job is not None and not call.job.is_hopeless and is_lost(state, call, now_s)
 
 
 def _place_hopeless(state: State, pool: Pool, calls: Sequence[Call], now_s: float) -> list[Command]:
@@ -282,6 +281,7 @@ def _place_one(state: State, pool: Pool, call: Call, now_s: float) -> list[Comma
         return []
     ttft_ms = first_token_ms(job, chosen, now_s)
     commands = _dispatch(state, pool, call, held, routed, ttft_ms, now_s)
+    note_predicted(state, call, routed)
     note_prompt(call.piece.item, pool, chosen, now_s)
     return commands
 
@@ -295,7 +295,7 @@ def _choose(state: State, pool: Pool, call: Call, job: Job, now_s: float) -> tup
         roster.drop(view.id)
     cards = {view.profile for view in roster} if hidden else state.pool_profiles(pool.model)
     job = with_hits(_no_larger_than(job, cards), call.piece.item, pool, now_s)
-    candidates = PoolView(pool.model, roster, pool.turn, roster.kinds(now_s))
+    candidates = PoolView(pool.model, roster, pool.turn, roster.kinds(now_s), utilisation(state, pool, now_s))
     routed = state.router.choose(job, candidates, now_s, state.rng)
     for view in hidden:
         roster.put(view)

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from tightrope.kernel.health import charge_failure, note_success
 from tightrope.kernel.learning import learn, note_case, note_code, note_model, note_width
+from tightrope.kernel.margins import note_first_token, note_last_token
 from tightrope.kernel.pacing import note_begun, note_ended
 from tightrope.kernel.placing import call_expectation_s, enter_line, make_call
 from tightrope.kernel.state import Call, CallPhase, Piece, Run, State, Step, StepStatus, Template, gather_of
@@ -274,6 +275,7 @@ def first_token(state: State, event: FirstToken, now_s: float) -> list[Command]:
     call.phase = CallPhase.STREAMING
     call.first_token_s = now_s
     note_begun(state, call, now_s)
+    note_first_token(state, call, now_s)
     state.hold_first_token(call, now_s)
     if _is_live(run, call.step):
         run.first_content_s = now_s
@@ -300,6 +302,7 @@ def call_done(state: State, event: CallDone, now_s: float) -> list[Command]:
     else:
         commands += note_model(state, run, call, event.usage, now_s)
         note_ended(state, call, event.usage, now_s)
+        note_last_token(state, call, now_s)
         note_success(state, call)
     if call.step == run.output:
         run.output_usage = event.usage

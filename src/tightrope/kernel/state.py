@@ -39,11 +39,13 @@ from tightrope.model.profile import Coefficients, Profile
 from tightrope.model.slo import Slo, Tenant
 from tightrope.model.workflow import Gather, Graph, Node, Workflow
 from tightrope.policy.learn import Inflation, Learned
+from tightrope.policy.margin import Margin
 from tightrope.policy.order import line_key
 from tightrope.policy.pace import Pace, at_pace
 from tightrope.policy.prefix import PrefixIndex
 from tightrope.policy.route import Router
 from tightrope.policy.slack import Outlook
+from tightrope.policy.utilisation import Offered
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +173,8 @@ class Call:
     """One attempt of one item. `job` and `slack` are what the last decision about it used.
 
     `last_chance_s` is when it must have ended even if the rest of the run is short; `usual_s` is how long it takes
-    alone on the best of the cards `usual_on`. `thought` is where it is placed in thought.
+    alone on the best of the cards `usual_on`. `thought` is where it is placed in thought. With `is_demoted` it is
+    behind the live ones only for the sake of others. `predicted_ms` is its critical time as it was dispatched.
     """
 
     id: CallId
@@ -193,6 +196,8 @@ class Call:
     usual_on: tuple[Profile, ...] | None = None
     thought: ReplicaId | None = None
     line_key: tuple[object, ...] | None = None
+    is_demoted: bool = False
+    predicted_ms: float | None = None
 
 
 @dataclass(slots=True)
@@ -216,6 +221,7 @@ class Replica:
     restarts: int = 0
     pace: Pace = field(default_factory=Pace)
     level: int = 0
+    margin: Margin = field(default_factory=Margin)
     believed_tokens: float = 0.0
     counted_s: float = 0.0
     begun: dict[CallId, float] = field(default_factory=dict)
@@ -228,7 +234,8 @@ class Pool:
     `roster` are the ready ones as policies see them. `profiles` are the beliefs about the kinds of card, None
     until they are asked for. `is_long` says that the line is no longer walked to its end at every event; then
     `arrived` are the calls that have come since, `cursor` is the place in the line where the next ones are looked
-    at again, and `thoughtful` are the replicas where calls are placed in thought.
+    at again, and `thoughtful` are the replicas where calls are placed in thought. `demoted` are the calls of the
+    line that are behind the live ones for the sake of others, by their latest finish.
     """
 
     model: ModelName
@@ -245,6 +252,8 @@ class Pool:
     prefixes: PrefixIndex = field(default_factory=PrefixIndex)
     paced: dict[ReplicaId, None] = field(default_factory=dict)
     looked_s: float = 0.0
+    demoted: list[tuple[float, CallId]] = field(default_factory=list)
+    offered: Offered = field(default_factory=Offered)
 
     def ready(self) -> list[Replica]:
         """Replicas that may be given calls, in id order."""
@@ -368,6 +377,7 @@ class State:
             profile=self.belief(replica),
             usd_per_h=card.usd_per_h if card else 0.0,
             held=tuple(replica.held.values()),
+            margin=replica.margin.ratio if self.router.has_margins else None,
         )
 
     def belief(self, replica: Replica) -> Profile:
@@ -410,11 +420,14 @@ class State:
         if call.line_key is None or call.model is None:
             raise TightropeBug(f"{call.id} does not stand in a line")
         self.forget_thought(call)
-        line = self.pool(call.model).line
-        at = bisect_left(line, (call.line_key, call.id))
-        if at >= len(line) or line[at][1] != call.id:
+        pool = self.pool(call.model)
+        at = bisect_left(pool.line, (call.line_key, call.id))
+        if at >= len(pool.line) or pool.line[at][1] != call.id:
             raise TightropeBug(f"{call.id} is missing from the line of {call.model}")
-        del line[at]
+        del pool.line[at]
+        if call.is_demoted and call.job is not None:
+            del pool.demoted[bisect_left(pool.demoted, (call.job.due_s, call.id))]
+            call.is_demoted = False
         call.line_key = None
         self._count_waiting(call, -1)
 
@@ -519,6 +532,9 @@ class State:
             for _, call in pool.line:
                 if call not in self.calls or self.calls[call].phase is not CallPhase.WAITING:
                     yield f"{call} stands in the line of {pool.model} and does not wait"
+            demoted = {call for _, call in pool.line if self.calls[call].is_demoted}
+            if len(demoted) != len(pool.demoted) or demoted != {call for _, call in pool.demoted}:
+                yield f"the demoted calls of {pool.model} are not those of its line"
         waiting = sum(call.phase is CallPhase.WAITING for call in self.calls.values())
         if waiting != sum(self.waiting_by_tenant.values()):
             yield "the count of waiting calls by tenant is wrong"

@@ -83,7 +83,9 @@ class HeldCall:
 class ReplicaView:
     """One replica that may be given calls, and what it holds, oldest dispatch first.
 
-    `memo` is no part of it: there readers keep, by type, what they have worked out from the rest.
+    `margin` is how much too small estimates for it may be, as a ratio (0.1 is 10 %), learned from its calls; None
+    where nobody learns it. `memo` is no part of it: there readers keep, by type, what they have worked out from the
+    rest.
     """
 
     id: ReplicaId
@@ -92,6 +94,7 @@ class ReplicaView:
     profile: Profile
     usd_per_h: float = 0.0
     held: tuple[HeldCall, ...] = ()
+    margin: float | None = None
     memo: dict[type, object] = field(default_factory=dict, init=False, compare=False, repr=False)
 
 
@@ -108,14 +111,16 @@ class PoolView:
     """The ready replicas of one model, in id order. `turn` counts the calls dispatched to the pool so far.
 
     `kinds` are the same replicas by kind, kept in order where they are many and the router wants them so;
-    otherwise it is empty. To be read while one decision is made, and not to be kept: both may be the kernel's own
-    tables.
+    otherwise it is empty. `utilisation` is the work offered lately over what the machines can do in that time, 0
+    where nobody counts it. To be read while one decision is made, and not to be kept: `replicas` and `kinds` may be
+    the kernel's own tables.
     """
 
     model: ModelName
     replicas: Sequence[ReplicaView]
     turn: int = 0
     kinds: tuple[Kind, ...] = ()
+    utilisation: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

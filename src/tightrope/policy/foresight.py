@@ -23,6 +23,9 @@ from tightrope.policy.estimate import critical_ms, fits_at_all, gap_ms, has_room
 from tightrope.policy.harm import harm_ms, kept_exposed, overlap_tokens
 from tightrope.policy.load import EMPTY, Load, load_for, standing
 from tightrope.policy.route import MOST_OFFERS, Candidate, Choose, Rank, Reason, Room, Router, routed
+from tightrope.policy.utilisation import gate
+
+NAME = "foresight"
 
 FEW_OFFERS = 3
 """In a large pool a decision remembers this many candidates: to put one into words costs as much as to look at one."""
@@ -45,10 +48,10 @@ class Weighing:
     as live until its predicted finish is this far behind its latest finish. `crowd_weight`: what each call that
     is there already counts, in steps of the idle card: those that come later find a longer batch.
     `on_time_factor`: how many times as much both count for a call that keeps all promises anyway. `margin`: a
-    call is taken to be on time if it would be so with an estimate that much too small. `tpot_share` of the gap
-    that readers were promised may be used up where a call keeps all promises; later ones make it longer. Where
-    more than `live_share` of it, or `hopeless_share` for a call that cannot be on time any more, would be used
-    up, the call waits.
+    call is taken to be on time if it would be so with an estimate that much too small; a margin that was learned
+    of the replica goes before. `tpot_share` of the gap that readers were promised may be used up where a call
+    keeps all promises; later ones make it longer. Where more than `live_share` of it, or `hopeless_share` for a
+    call that cannot be on time any more, would be used up, the call waits.
     """
 
     harm_weight: float = 0.5
@@ -74,16 +77,24 @@ class Grade(IntEnum):
     LATE = 2
 
 
-def foresight(weighing: Weighing = DEFAULT) -> Choose:
+def foresight(weighing: Weighing = DEFAULT, name: str = NAME) -> Choose:
     """The best grade, and within it the smallest score, over all replicas that could ever hold the call; None if
     there are none. The score is J = l_crit + W * X + the price of the crowd, in ms; the last two count
-    more where the call keeps all promises."""
+    more where the call keeps all promises. W falls to 0 in a pool that is offered more than it can do."""
 
     def choose(job: Job, pool: PoolView, now_s: float, _rng: Random) -> Routed | None:
-        ranked, least_ms = _best(job, pool, now_s, weighing)
-        return _decision(job, ranked, least_ms, now_s) if ranked else None
+        ranked, least_ms = _best(job, pool, now_s, _eased(weighing, pool))
+        return _decision(name, job, ranked, least_ms, now_s) if ranked else None
 
     return choose
+
+
+def _eased(weighing: Weighing, pool: PoolView) -> Weighing:
+    """The weights as they count in this pool."""
+    if len(pool.replicas) > SMALL_POOL:
+        weighing = replace(weighing, crowd_weight=0.0)
+    share = gate(pool.utilisation)
+    return weighing if share == 1 else replace(weighing, harm_weight=share * weighing.harm_weight)
 
 
 class _Scored(NamedTuple):
@@ -112,11 +123,10 @@ def _best(job: Job, pool: PoolView, now_s: float, weighing: Weighing) -> tuple[l
     least_ms = math.inf
     most, patience = (FEW_OFFERS, PATIENCE) if pool.kinds else (MOST_OFFERS, len(pool.replicas))
     first = FIRST_OF_KIND if pool.kinds else None
-    if len(pool.replicas) > SMALL_POOL:
-        weighing = replace(weighing, crowd_weight=0.0)
     hits = dict(job.hits)
+    least_margin = 0.0 if any(view.margin is not None for view in pool.replicas[:1]) else weighing.margin
     for alone_ms, views in _fastest_first(job, pool):
-        idle = (_grade(job, alone_ms, 0.0, math.inf, now_s, weighing), alone_ms)
+        idle = (_grade(job, alone_ms * (1 + least_margin), 0.0, math.inf, now_s, weighing), alone_ms)
         worse, best_here = 0, (Grade.LATE, math.inf)
         for view in islice(views, first):
             if worse == patience or (not hits and len(best) == most and idle > best[-1][:2]):
@@ -175,7 +185,8 @@ def _score(
         crit_ms = critical_ms(job, view.profile, load, hit_tokens)
     if tpot_ms < math.inf:
         gap = _gap_ms(job, view.profile, load, hit_tokens)
-    grade = _grade(job, crit_ms, gap, tpot_ms, now_s, weighing)
+    margin = weighing.margin if view.margin is None else view.margin
+    grade = _grade(job, crit_ms * (1 + margin), gap, tpot_ms, now_s, weighing)
     if grade is Grade.KEEPS:
         harm *= weighing.on_time_factor
     score_ms = gap if grade is Grade.STUTTERS else crit_ms + harm
@@ -191,8 +202,8 @@ def _gap_ms(job: Job, profile: Profile, load: Load, hit_tokens: float) -> float:
     return gap_ms(profile, load, job.prompt_tokens, job.output_tokens) + own
 
 
-def _grade(job: Job, crit_ms: float, gap: float, tpot_ms: float, now_s: float, weighing: Weighing) -> Grade:
-    if crit_ms * (1 + weighing.margin) > (job.due_s - now_s) * 1000:
+def _grade(job: Job, surely_ms: float, gap: float, tpot_ms: float, now_s: float, weighing: Weighing) -> Grade:
+    if surely_ms > (job.due_s - now_s) * 1000:
         return Grade.LATE
     return Grade.STUTTERS if gap > weighing.tpot_share * tpot_ms else Grade.KEEPS
 
@@ -262,7 +273,7 @@ def promise(view: ReplicaView, now_s: float) -> Rank:
 def _router(name: str, weighing: Weighing) -> Router:
     return Router(
         name,
-        foresight(weighing),
+        foresight(weighing, name),
         welcome(weighing),
         "latest-finish",
         is_late_binding=True,
@@ -271,29 +282,37 @@ def _router(name: str, weighing: Weighing) -> Router:
     )
 
 
-FORESIGHT = _router("foresight", DEFAULT)
+def _variant(name: str, weighing: Weighing = DEFAULT) -> Router:
+    return _router(f"{NAME}/{name}", weighing)
+
+
+FORESIGHT = _router(NAME, DEFAULT)
 
 NO_LIMIT = math.inf
-FORESIGHT_VARIANTS = (
-    _router("foresight/no-harm", replace(DEFAULT, harm_weight=0.0)),
-    _router("foresight/no-crowd", replace(DEFAULT, crowd_weight=0.0)),
-    _router("foresight/own-speed", replace(DEFAULT, on_time_factor=1.0)),
-    _router("foresight/no-waiting", replace(DEFAULT, live_share=NO_LIMIT, hopeless_share=NO_LIMIT)),
-    _router(
-        "foresight/no-tpot",
-        replace(DEFAULT, tpot_share=NO_LIMIT, live_share=NO_LIMIT, hopeless_share=NO_LIMIT),
-    ),
-    replace(FORESIGHT, name="foresight/first-come", line="arrival"),
-    replace(FORESIGHT, name="foresight/no-pace", is_pacing=False),
-    replace(FORESIGHT, name="foresight/early", room=_has_slot, is_late_binding=False, rank=None),
+LESSENED = (
+    _variant("no-harm", replace(DEFAULT, harm_weight=0.0)),
+    _variant("no-crowd", replace(DEFAULT, crowd_weight=0.0)),
+    _variant("own-speed", replace(DEFAULT, on_time_factor=1.0)),
+    _variant("no-waiting", replace(DEFAULT, live_share=NO_LIMIT, hopeless_share=NO_LIMIT)),
+    _variant("no-tpot", replace(DEFAULT, tpot_share=NO_LIMIT, live_share=NO_LIMIT, hopeless_share=NO_LIMIT)),
+    replace(_variant("first-come"), line="arrival"),
+    replace(_variant("no-pace"), is_pacing=False),
+    replace(_variant("early"), room=_has_slot, is_late_binding=False, rank=None),
 )
-"""Each without one of its parts, to tell what the part is worth."""
+"""Each without one of the parts, to tell what the part is worth."""
+EXTENDED = (
+    replace(_variant("moore-hodgson"), line="fewest-late"),
+    replace(_variant("margin"), has_margins=True),
+    replace(_variant("utilisation-gate"), has_utilisation=True),
+)
+"""Each with one more, which the kernel keeps for it."""
+FORESIGHT_VARIANTS = (*LESSENED, *EXTENDED)
 
 
 # --- words ------------------------------------------------------------------------------------------------
 
 
-def _decision(job: Job, ranked: Sequence[_Scored], least_ms: float, now_s: float) -> Routed:
+def _decision(name: str, job: Job, ranked: Sequence[_Scored], least_ms: float, now_s: float) -> Routed:
     best = ranked[0]
     found = [
         Candidate(
@@ -308,7 +327,7 @@ def _decision(job: Job, ranked: Sequence[_Scored], least_ms: float, now_s: float
         reason = Reason.LEAST_LATE
     else:
         reason = Reason.SPARES_OTHERS if least_ms < best.crit_ms else Reason.SMALLEST_ESTIMATE
-    return routed("foresight", reason, job, now_s, found)
+    return routed(name, reason, job, now_s, found)
 
 
 def _loss(best: _Scored, other: _Scored) -> str:

@@ -72,6 +72,8 @@ class Router:
     order in which waiting calls are asked about. By `rank(view, now_s)` the kernel keeps the replicas of a large
     pool in order; it asks again when a ledger changes. None: the policy looks at all replicas. With `is_pacing`
     it is shown each replica at the pace that the kernel has learned of it (`pace.py`), otherwise as it was profiled.
+    With `has_margins` it is shown a safety margin of each replica (`margin.py`), with `has_utilisation` how much work
+    each pool was offered (`utilisation.py`).
     """
 
     name: str
@@ -81,6 +83,8 @@ class Router:
     is_late_binding: bool = False
     rank: Callable[[ReplicaView, float], Rank] | None = None
     is_pacing: bool = False
+    has_margins: bool = False
+    has_utilisation: bool = False
 
 
 @dataclass(frozen=True, slots=True)
