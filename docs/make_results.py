@@ -298,7 +298,8 @@ elsewhere (p95).
 tightrope profile MODEL --on ACCELERATOR --quick --verify --config examples/demo/tightrope.yaml
 ```
 
-Median error of predicted against measured time to first token, on fresh prompts that were not in the measurement:
+Median error of predicted against measured time to first token, on fresh prompts that were not in the measurement. This
+table is of an earlier day and of a machine whose processor computes prompts about twice as fast:
 
 {profiles}
 
