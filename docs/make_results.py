@@ -17,6 +17,7 @@ import matplotlib as mpl
 from tightrope.bench.credibility import Credibility, credibility_table
 from tightrope.bench.distances import Distances, distances_table
 from tightrope.bench.goals import CLUSTERS, goals
+from tightrope.bench.library import scenario_names
 from tightrope.bench.report import Report
 from tightrope.bench.report import from_json as read_report
 from tightrope.bench.report_text import capacity_part, goals_table, goodput_part
@@ -162,15 +163,18 @@ def credibility_part() -> list[str]:
 
 
 def reports(folder: Path) -> dict[str, Report]:
-    """Every report in the folders of this one, by scenario: the clusters first."""
-    files = sorted(folder.glob("*/report.json"))
-    found = {file.parent.name: read_report(json.loads(file.read_text("utf-8")), str(file)) for file in files}
-    return {name: found[name] for name in (*(name for name in CLUSTERS if name in found), *found)}
+    """The reports of scenarios in the folders of this one, by name: the clusters first."""
+    files = {name: folder / name / "report.json" for name in dict.fromkeys((*CLUSTERS, *scenario_names()))}
+    return {
+        name: read_report(json.loads(file.read_text("utf-8")), str(file))
+        for name, file in files.items()
+        if file.is_file()
+    }
 
 
 def scenarios() -> list[str]:
     """The goals, and every scenario with its picture, its goodput by load and its capacities."""
-    found = {name: one for name, one in reports(SIMULATED).items() if not is_limit(name)}
+    found = reports(SIMULATED)
     if not found:
         return []
     parts = ["### What had to be reached", goals_table(goals(found)), "### By scenario"]
@@ -179,11 +183,6 @@ def scenarios() -> list[str]:
     for name, one in found.items():
         parts += scenario(one, SIMULATED / name)
     return parts
-
-
-def is_limit(name: str) -> bool:
-    """Whether a folder of what was simulated holds something else than a scenario."""
-    return name == "limit"
 
 
 def scenario(found: Report, folder: Path) -> list[str]:

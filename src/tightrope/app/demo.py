@@ -93,9 +93,7 @@ async def _demonstrate(
         await until_ready(runtime, {spec.model: spec for spec in reversed(replicas)}.values())
         first, first_token_s = await _first_answer(runtime, asks[0][FIRST], common.say, write, started_s)
         await until_ready(runtime, replicas)
-        await profile_missing(runtime, common.say)
-        rate = SHARE_OF_CAPACITY * stability_limit(DEMAND, fleet_profiles(runtime))
-        asks = within_reach(asks, runtime, common.say)
+        rate, asks = await bearable(runtime, SHARE_OF_CAPACITY, common.say)
         common.say(
             f"{runs} runs at {rate:.2f} runs/s, {SHARE_OF_CAPACITY:.0%} of what these replicas can bear"
         )
@@ -178,12 +176,22 @@ async def until_ready(
         ) from None
 
 
-async def profile_missing(runtime: Runtime, say: Say) -> None:
-    """Measure every pair that no profile is known for, on the running, idle engines.
+async def bearable(
+    runtime: Runtime, share: float, say: Say, *, is_fresh: bool = False
+) -> tuple[float, list[list[Ask]]]:
+    """The rate, in runs/s, at which the demo's load is this share of the stability limit, and what is asked then, with
+    promises that can be kept; measures what is not known, or everything anew."""
+    await _measure(runtime, say, is_fresh)
+    rate = share * stability_limit(DEMAND, _fleet_profiles(runtime))
+    return rate, _within_reach(demo_asks(), runtime, say)
+
+
+async def _measure(runtime: Runtime, say: Say, is_fresh: bool) -> None:
+    """Measure every pair that no profile is known for, or every one, on the running, idle engines.
 
     The models on one kind of card are measured together: each of their replicas has a card of its own.
     """
-    known = runtime.driver.kernel.state.profiles
+    known = {} if is_fresh else runtime.driver.kernel.state.profiles
     missing = [
         (model, card) for model, card in pairs_of(runtime.config) if (model.name, card.name) not in known
     ]
@@ -208,9 +216,9 @@ async def _profile(runtime: Runtime, model: Model, card: Accelerator) -> None:
     runtime.store.save_profile(profiled.profile)
 
 
-def within_reach(asks: Sequence[Sequence[Ask]], runtime: Runtime, say: Say) -> list[list[Ask]]:
+def _within_reach(asks: Sequence[Sequence[Ask]], runtime: Runtime, say: Say) -> list[list[Ask]]:
     """The same with the promise that this machine can keep; says where that is less than the workflow's own."""
-    profiles = [profile for found in fleet_profiles(runtime).values() for profile in found]
+    profiles = [profile for found in _fleet_profiles(runtime).values() for profile in found]
     slos = {workflow.name: slo_within_reach(workflow, profiles) for workflow in runtime.workflows}
     for workflow in runtime.workflows:
         own, slo = workflow.slo, slos[workflow.name]
@@ -222,13 +230,7 @@ def within_reach(asks: Sequence[Sequence[Ask]], runtime: Runtime, say: Say) -> l
     return [[replace(ask, slo=slos[ask.workflow]) for ask in group] for group in asks]
 
 
-def forget_profiles(config: Config) -> None:
-    """Remove what was measured and kept: profiles of another hour are of another machine, if others worked on it."""
-    for suffix in ("", "-wal", "-shm"):
-        config.store_file.with_name(config.store_file.name + suffix).unlink(missing_ok=True)
-
-
-def fleet_profiles(runtime: Runtime) -> dict[ModelName, list[Profile]]:
+def _fleet_profiles(runtime: Runtime) -> dict[ModelName, list[Profile]]:
     """A profile for every replica of the plan."""
     state = runtime.driver.kernel.state
     found: dict[ModelName, list[Profile]] = {}

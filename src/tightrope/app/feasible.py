@@ -19,10 +19,12 @@ from tightrope.model.units import format_seconds
 from tightrope.model.workflow import ModelCall, Node, Switch, Workflow
 from tightrope.policy.learn import Learned
 from tightrope.policy.slack import sample
+from tightrope.sim.promise import Promise
 
 COMMON_PROMPT = 256
 """Tokens of a prompt of a common size."""
-REACH_S = 0.5
+REACH = Promise()
+"""What the simulated workloads promise, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,22 +82,19 @@ def median_run_s(workflow: Workflow, is_ttft: bool, profiles: Sequence[Profile])
 
 
 def slo_within_reach(workflow: Workflow, profiles: Sequence[Profile]) -> Slo:
-    """The workflow's own SLO, each time of it not below what this fleet can promise: twice what an undisturbed run
-    needs (the median, and for a token the slowest accelerator), and REACH_S more to the first token or the end."""
+    """The workflow's own SLO, each time of it not below what this fleet can promise: REACH of what an undisturbed run
+    needs (the median), and for a token as many times what it takes on the slowest accelerator."""
     slo, output = workflow.slo, workflow.step_by_id[workflow.output]
-    needed_s = {is_ttft: median_run_s(workflow, is_ttft, profiles) or 0.0 for is_ttft in (True, False)}
-    gaps_s = [
-        profile.solo_decode_ms(COMMON_PROMPT, 2) / 1000
-        for profile in profiles
-        if isinstance(output, Node)
-        and isinstance(output.work, ModelCall)
-        and profile.model == output.work.model
-    ]
+    reach_s = {
+        is_ttft: REACH.ttft_s(median_run_s(workflow, is_ttft, profiles) or 0.0) for is_ttft in (True, False)
+    }
+    model = output.work.model if isinstance(output, Node) and isinstance(output.work, ModelCall) else None
+    gaps_s = [one.solo_decode_ms(COMMON_PROMPT, 2) / 1000 for one in profiles if one.model == model]
     return replace(
         slo,
-        ttft_s=None if slo.ttft_s is None else max(slo.ttft_s, 2 * needed_s[True] + REACH_S),
-        e2e_s=None if slo.e2e_s is None else max(slo.e2e_s, 2 * needed_s[False] + REACH_S),
-        tpot_s=None if slo.tpot_s is None else max(slo.tpot_s, 2 * max(gaps_s, default=0.0)),
+        ttft_s=None if slo.ttft_s is None else max(slo.ttft_s, reach_s[True]),
+        e2e_s=None if slo.e2e_s is None else max(slo.e2e_s, reach_s[False]),
+        tpot_s=None if slo.tpot_s is None else max(slo.tpot_s, REACH.scale * max(gaps_s, default=0.0)),
     )
 
 

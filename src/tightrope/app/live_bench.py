@@ -12,20 +12,9 @@ from dataclasses import dataclass
 from typing import cast
 
 from tightrope.app.cli.frame import Common
-from tightrope.app.demo import (
-    DEMAND,
-    demo_asks,
-    demo_config,
-    fleet_profiles,
-    forget_profiles,
-    profile_missing,
-    running,
-    until_ready,
-    within_reach,
-)
+from tightrope.app.demo import bearable, demo_config, running, until_ready
 from tightrope.app.embedded import cache_dir, ensure_engine
 from tightrope.app.tables import grid
-from tightrope.bench.capacity import stability_limit
 from tightrope.bench.demand import observed_demand
 from tightrope.bench.load import Arrival, Played, play, poisson
 from tightrope.kernel.journal import entries
@@ -79,12 +68,11 @@ def bench_live(common: Common, live: Live) -> tuple[Json, str]:
     if unknown:
         raise InvalidInput(f"there is no policy {unknown[0]!r}; name some of: {', '.join(LIVE_POLICIES)}")
     ensure_engine(cache_dir(), common.say)
-    forget_profiles(demo_config(cache_dir() / "demo"))
     rounds: list[Round] = []
     for index, seed in enumerate(live.seeds):
         turn = index % len(live.policies)
         for policy in live.policies[turn:] + live.policies[:turn]:
-            rounds.append(asyncio.run(_round(common, live, policy, seed)))
+            rounds.append(asyncio.run(_round(common, live, policy, seed, is_first=not rounds)))
             one = rounds[-1]
             common.say(
                 f"seed {seed} {policy}: mean TTFT {one.mean_ttft_s:.2f} s, {one.met} of {one.runs} met"
@@ -92,15 +80,13 @@ def bench_live(common: Common, live: Live) -> tuple[Json, str]:
     return [cast(Json, encode(one)) for one in rounds], _table(rounds, live)
 
 
-async def _round(common: Common, live: Live, policy: str, seed: int) -> Round:
+async def _round(common: Common, live: Live, policy: str, seed: int, is_first: bool) -> Round:
+    """The first one measures the engines anew: profiles of another hour are of another machine, if others used it."""
     config = demo_config(cache_dir() / "demo", f"bench-{policy}-{seed}.journal")
     config.journal.path.unlink(missing_ok=True)
-    asks = demo_asks()
     async with running(config, policy) as runtime:
         await until_ready(runtime, runtime.plan.replicas)
-        await profile_missing(runtime, common.say)
-        rate = live.share * stability_limit(DEMAND, fleet_profiles(runtime))
-        asks = within_reach(asks, runtime, common.say)
+        rate, asks = await bearable(runtime, live.share, common.say, is_fresh=is_first)
         warm_up = [Arrival(0.0, group[-1]) for group in asks]
         await play(runtime.client, warm_up)
         began_s = runtime.driver.clock.now()

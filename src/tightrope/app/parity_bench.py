@@ -10,19 +10,8 @@ from pathlib import Path
 
 from tightrope.app.cli.frame import Common
 from tightrope.app.config import Config
-from tightrope.app.demo import (
-    DEMAND,
-    demo_asks,
-    demo_config,
-    fleet_profiles,
-    forget_profiles,
-    profile_missing,
-    running,
-    until_ready,
-    within_reach,
-)
+from tightrope.app.demo import bearable, demo_config, running, until_ready
 from tightrope.app.embedded import cache_dir, ensure_engine
-from tightrope.bench.capacity import stability_limit
 from tightrope.bench.load import Arrival, play, poisson
 from tightrope.bench.parity import Parity, parity
 
@@ -34,7 +23,6 @@ def bench_parity(common: Common, *, runs: int, share: float, seed: int) -> tuple
     ensure_engine(cache_dir(), common.say)
     config = demo_config(cache_dir() / "parity", f"parity-{seed}.journal")
     config.journal.path.unlink(missing_ok=True)
-    forget_profiles(config)
     began_s = asyncio.run(_live(common, config, runs, share, seed))
     journal = config.journal.path
     common.say("playing the same runs on simulated engines")
@@ -43,12 +31,9 @@ def bench_parity(common: Common, *, runs: int, share: float, seed: int) -> tuple
 
 async def _live(common: Common, config: Config, runs: int, share: float, seed: int) -> float:
     """Leave the journal of the load; when its first request was due, on the journal's clock."""
-    asks = demo_asks()
     async with running(config, POLICY) as runtime:
         await until_ready(runtime, runtime.plan.replicas)
-        await profile_missing(runtime, common.say)
-        rate = share * stability_limit(DEMAND, fleet_profiles(runtime))
-        asks = within_reach(asks, runtime, common.say)
+        rate, asks = await bearable(runtime, share, common.say, is_fresh=True)
         await play(runtime.client, [Arrival(0.0, group[-1]) for group in asks])
         common.say(f"{runs} runs at {rate:.3f} runs/s, {share:.0%} of what these replicas can bear")
         began_s = runtime.driver.clock.now()

@@ -35,6 +35,10 @@ class Promise:
     per: Literal["run", "workflow"] = "run"
     stretch: float = 1.0
 
+    def ttft_s(self, without_contention_s: float) -> float:
+        """What is promised when this is the time to first content without contention."""
+        return self.stretch * (self.scale * without_contention_s + self.buffer_s)
+
 
 def promised(scripts: Sequence[RunScript], promise: Promise, cards: Cards) -> list[RunScript]:
     """The same runs, each with what it is promised on a fleet of these cards."""
@@ -46,8 +50,7 @@ def promised(scripts: Sequence[RunScript], promise: Promise, cards: Cards) -> li
 
 def slo_of(promise: Promise, without_contention_s: float) -> Slo:
     """What is promised when this is the time to first content without contention."""
-    ttft_s = promise.stretch * (promise.scale * without_contention_s + promise.buffer_s)
-    return Slo(ttft_s=ttft_s, tpot_s=promise.tpot_s)
+    return Slo(ttft_s=promise.ttft_s(without_contention_s), tpot_s=promise.tpot_s)
 
 
 def alone_s(script: RunScript, cards: Cards) -> float:
