@@ -2,7 +2,7 @@
 
 1. It ends with exit 0, a streamed answer, a table, and the same as data with --json.
 2. Ctrl-C ends it with exit 130 and leaves no engine behind.
-3. A second one beside it is told that the folder is in use.
+3. A second one beside it is told that the folder is in use, and takes nothing from the first.
 """
 
 from __future__ import annotations
@@ -84,9 +84,12 @@ def test_3_a_folder_in_use_is_refused(folder: Path) -> None:
     first = start(folder)
     assert first.stderr is not None
     assert "starting" in first.stderr.readline()
+    assert any("asks rag" in line for line in first.stderr)
+    journal = (folder / "demo.journal").stat()
     second = start(folder)
     _, said = second.communicate(timeout=LIMIT_S)
     assert second.returncode == 2
     assert str(folder) in said
+    assert (folder / "demo.journal").stat().st_ino == journal.st_ino
     first.send_signal(signal.SIGINT)
     first.communicate(timeout=LIMIT_S)

@@ -104,9 +104,11 @@ def compose(
     *,
     policy: str | None = None,
     die_with_parent: bool = False,
+    has_new_journal: bool = False,
     observers: Sequence[Observer] = (),
 ) -> Runtime:
-    """Build and wire everything; nothing runs yet. `policy` stands in for the configured one."""
+    """Build and wire everything; nothing runs yet. `policy` stands in for the configured one. With `has_new_journal`
+    that of earlier sessions is removed, as soon as nobody else can be writing it."""
     clock = MonotonicClock()
     settings = kernel_settings(config, policy)
     kernel = Kernel(settings)
@@ -116,6 +118,8 @@ def compose(
     telemetry = Telemetry()
     local = local_cluster(config, die_with_parent=die_with_parent)
     static = StaticCluster(api_key_for=lambda spec: api_key(config, spec))
+    if has_new_journal:  # the state directory is ours by now
+        config.journal.path.unlink(missing_ok=True)
     driver = Driver(
         kernel=kernel,
         clock=clock,

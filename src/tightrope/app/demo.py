@@ -84,7 +84,6 @@ async def _demonstrate(
     common: Common, *, runs: int, policy: str | None, seed: int, folder: Path, started_s: float
 ) -> Demonstration:
     config = demo_config(folder)
-    config.journal.path.unlink(missing_ok=True)
     asks = demo_asks()
     write: Say = (lambda _: None) if common.as_json else (lambda text: print(text, end="", flush=True))
     async with running(config, policy) as runtime:
@@ -153,8 +152,10 @@ def _chat(question: str, customer: str | None = None) -> RunInputs:
 
 @asynccontextmanager
 async def running(config: Config, policy: str | None) -> AsyncIterator[Runtime]:
-    """A runtime that is started on entry and leaves nothing behind on exit."""
-    runtime = compose(config, load_workflows(config), policy=policy, die_with_parent=True)
+    """A runtime with a new journal that is started on entry and leaves nothing running on exit."""
+    runtime = compose(
+        config, load_workflows(config), policy=policy, die_with_parent=True, has_new_journal=True
+    )
     try:
         await runtime.start()
         yield runtime

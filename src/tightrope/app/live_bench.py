@@ -83,7 +83,6 @@ def bench_live(common: Common, live: Live) -> tuple[Json, str]:
 async def _round(common: Common, live: Live, policy: str, seed: int, is_first: bool) -> Round:
     """The first one measures the engines anew: profiles of another hour are of another machine, if others used it."""
     config = demo_config(cache_dir() / "demo", f"bench-{policy}-{seed}.journal")
-    config.journal.path.unlink(missing_ok=True)
     async with running(config, policy) as runtime:
         await until_ready(runtime, runtime.plan.replicas)
         rate, asks = await bearable(runtime, live.share, common.say, is_fresh=is_first)

@@ -22,7 +22,6 @@ def bench_parity(common: Common, *, runs: int, share: float, seed: int) -> tuple
     """Measure the engines, load them with `runs` at `share` of the stability limit, compare; and the journal."""
     ensure_engine(cache_dir(), common.say)
     config = demo_config(cache_dir() / "parity", f"parity-{seed}.journal")
-    config.journal.path.unlink(missing_ok=True)
     began_s = asyncio.run(_live(common, config, runs, share, seed))
     journal = config.journal.path
     common.say("playing the same runs on simulated engines")
