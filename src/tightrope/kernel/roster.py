@@ -155,6 +155,7 @@ def _take_out(place: _Place) -> None:
 
 
 def _is_full(view: ReplicaView) -> bool:
+    view = view.plain or view
     limit = view.profile.max_sequences
     return len(view.held) >= limit and sum(call.has_slot for call in view.held) >= limit
 

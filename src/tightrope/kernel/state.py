@@ -365,7 +365,7 @@ class State:
             replica.plain = self._plain(replica)
         if not replica.placed:
             return replica.plain
-        return replace(replica.plain, held=(*replica.plain.held, *replica.placed.values()))
+        return replica.plain.thinking_of(replica.placed.values())
 
     def _plain(self, replica: Replica) -> ReplicaView:
         spec = replica.spec

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from tightrope.model.ids import AcceleratorName, CallId, ModelName, ReplicaId
@@ -84,8 +84,8 @@ class ReplicaView:
     """One replica that may be given calls, and what it holds, oldest dispatch first.
 
     `margin` is how much too small estimates for it may be, as a ratio (0.1 is 10 %), learned from its calls; None
-    where nobody learns it. `memo` is no part of it: there readers keep, by type, what they have worked out from the
-    rest.
+    where nobody learns it. `memo` and `plain` are no part of it: in the first readers keep, by type, what they have
+    worked out from the rest; the second is the same replica without what is placed there in thought, if anything is.
     """
 
     id: ReplicaId
@@ -96,6 +96,13 @@ class ReplicaView:
     held: tuple[HeldCall, ...] = ()
     margin: float | None = None
     memo: dict[type, object] = field(default_factory=dict, init=False, compare=False, repr=False)
+    plain: ReplicaView | None = field(default=None, init=False, compare=False, repr=False)
+
+    def thinking_of(self, placed: Iterable[HeldCall]) -> ReplicaView:
+        """The same replica with calls placed there in thought; what was worked out from the rest is not lost."""
+        made = replace(self, held=(*self.held, *placed))
+        object.__setattr__(made, "plain", self)
+        return made
 
 
 @dataclass(frozen=True, slots=True)

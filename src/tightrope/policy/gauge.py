@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -120,7 +120,9 @@ def step_room(profile: Profile, decoding: int) -> float:
 
 
 def _gauge(view: ReplicaView) -> Gauge:
-    """Part the calls by what they do."""
+    """Part the calls by what they do. Those placed in thought are in no sum."""
+    if view.plain is not None:
+        return replace(gauge(view.plain), placed=view.held[len(view.plain.held) :])
     decoding: list[HeldCall] = []
     waiting: list[HeldCall] = []
     placed: list[HeldCall] = []

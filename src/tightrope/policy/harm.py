@@ -76,7 +76,7 @@ def kept_exposed(view: ReplicaView, now: Standing, tolerance_s: float) -> Expose
     kept = view.memo.get(_Kept)
     if isinstance(kept, _Kept) and now.now_s < kept.until_s and kept.tolerance_s == tolerance_s:
         return kept.exposed
-    found, nearest_s = _exposed(now, tolerance_s)
+    found, nearest_s = _exposed(now, tolerance_s, _kept_readers(view, now, tolerance_s))
     view.memo[_Kept] = _Kept(tolerance_s, now.now_s + nearest_s / _fastest(now), found)
     return found
 
@@ -87,14 +87,33 @@ def exposed(now: Standing, tolerance_s: float) -> Exposed:
     A terminal call has no critical part left once its first token is out. Finishes are predicted with the
     prompts in front of each call and the step time of all that run, waiting for a free sequence aside.
     """
-    return _exposed(now, tolerance_s)[0]
+    return _exposed(now, tolerance_s, _readers(now, tolerance_s))[0]
 
 
-def _exposed(now: Standing, tolerance_s: float) -> tuple[Exposed, float]:
-    """The same, and by how many seconds the call that is nearest to changing sides is away from it."""
+class _Readers(NamedTuple):
+    """Of the live calls that decode: their ends, and by how many seconds the nearest of all is away from changing
+    sides."""
+
+    now_s: float
+    tolerance_s: float
+    ends: Ends
+    nearest_s: float
+
+
+def _kept_readers(view: ReplicaView, now: Standing, tolerance_s: float) -> _Readers:
+    """They do not change with what is placed there in thought."""
+    if view.plain is None:
+        return _readers(now, tolerance_s)
+    kept = view.plain.memo.get(_Readers)
+    if isinstance(kept, _Readers) and kept[:2] == (now.now_s, tolerance_s):
+        return kept
+    made = view.plain.memo[_Readers] = _readers(now, tolerance_s)
+    return made
+
+
+def _readers(now: Standing, tolerance_s: float) -> _Readers:
     sums, now_s = now.gauge, now.now_s
-    step_s, latest_s = sums.step_s, now_s - tolerance_s
-    gap_s = _gap_s(now)
+    step_s, latest_s, gap_s = sums.step_s, now_s - tolerance_s, _gap_s(now)
     nearest_s = math.inf
     ends_s = []
     for call, end_s in zip(sums.decoding, sums.ends_s, strict=True):
@@ -107,20 +126,25 @@ def _exposed(now: Standing, tolerance_s: float) -> tuple[Exposed, float]:
             ends_s.append(end_s)
         if -nearest_s < spare_s < nearest_s:
             nearest_s = abs(spare_s)
-    ends = Ends.of(ends_s) if ends_s else NEVER
+    return _Readers(now_s, tolerance_s, Ends.of(ends_s) if ends_s else NEVER, nearest_s)
+
+
+def _exposed(now: Standing, tolerance_s: float, readers: _Readers) -> tuple[Exposed, float]:
+    """The same, and by how many seconds the call that is nearest to changing sides is away from it."""
+    sums, ends = now.gauge, readers.ends
     pending = (*sums.prefilling, *sums.queued, *sums.placed)
     if not pending:
-        return Exposed(len(ends_s), 0, (), ends, ()), nearest_s
-    spare = _spare_s(now, pending, latest_s, gap_s)
+        return Exposed(len(ends.at_s), 0, (), ends, ()), readers.nearest_s
+    spare = _spare_s(now, pending, now.now_s - tolerance_s, _gap_s(now))
     live = [one_s >= 0 for one_s in spare]
     found = Exposed(
-        len(ends_s),
+        len(ends.at_s),
         sum(live[: len(sums.prefilling)]),
         tuple(compress(sums.placed, live[len(pending) - len(sums.placed) :])),
         ends,
         [call.output_tokens for call in compress(pending, live) if not call.is_terminal],
     )
-    return found, min(nearest_s, *map(abs, spare))
+    return found, min(readers.nearest_s, *map(abs, spare))
 
 
 def _gap_s(now: Standing) -> float:

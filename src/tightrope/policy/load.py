@@ -88,9 +88,20 @@ def standing(view: ReplicaView, now_s: float) -> Standing:
 
     Progress is time passed over predicted step time, and never beyond the expected end: one token at least is
     always left. Prompts are computed one after the other, in order of dispatch. `now_s` is not before the last
-    of them.
+    of them. Kept with the view until the next moment.
     """
+    found = view.memo.get(Standing)
+    if isinstance(found, Standing) and found.now_s == now_s:
+        return found
+    made = view.memo[Standing] = _standing(view, now_s)
+    return made
+
+
+def _standing(view: ReplicaView, now_s: float) -> Standing:
     sums = gauge(view)
+    if view.plain is not None:
+        now = standing(view.plain, now_s)
+        return Standing(sums, now_s, now.context_tokens, now.step_ms, now.prompt_left, now.left)
     context = sums.most_context
     if context:
         context -= sums.ends.left_s(now_s) / sums.step_s

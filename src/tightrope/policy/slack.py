@@ -8,9 +8,10 @@ replica gets a call is `route.py`; whether a run may enter is not asked here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from operator import add
 from random import Random
 
 from tightrope.model.ids import StepId
@@ -71,7 +72,10 @@ class Outlook:
 
     def path_s(self, quantile: float) -> float:
         """Seconds of the whole way from the arrival of a run to its SLO event, steps alone."""
-        return _at(sorted(max(told.to_event_s.values()) for told in self._told), quantile)
+        ways_s = [
+            max(steps_s) for told in self._told for steps_s in zip(*told.to_event_s.values(), strict=True)
+        ]
+        return _at(sorted(ways_s), quantile)
 
     def _remaining(self, step: StepId, decided: Mapping[StepId, str]) -> list[float]:
         agreeing = [
@@ -80,10 +84,10 @@ class Outlook:
             if step in told.running
             and all(told.taken_by_switch.get(switch) == case for switch, case in decided.items())
         ]
-        if len(agreeing) < FEWEST:
+        if sum(told.count for told in agreeing) < FEWEST:
             fixed = {**_chain(self.workflow.graph, step), **decided}
             agreeing = list(_tell_all(self.workflow, self.scenarios, fixed, step))
-        return [max(0.0, told.after_s[step]) for told in agreeing]
+        return [max(0.0, after_s) for told in agreeing for after_s in told.after_s[step]]
 
 
 def sample(
@@ -168,16 +172,18 @@ def budget_s(left_s: float, own_s: float, remaining_s: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """A scenario worked out: who runs, which cases are taken, and how far the SLO event is.
+    """All scenarios in which the switches go one way, worked out: who runs, which cases are taken, and how far the
+    SLO event is in each of the `count`.
 
     `to_event_s` counts from the start of a step, `after_s` from its end; minus infinity where no way leads
     there.
     """
 
+    count: int
     running: frozenset[StepId]
     taken_by_switch: Mapping[StepId, str]
-    to_event_s: Mapping[StepId, float]
-    after_s: Mapping[StepId, float]
+    to_event_s: Mapping[StepId, Sequence[float]]
+    after_s: Mapping[StepId, Sequence[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,16 +233,14 @@ def _tell_all(
 
     They differ in their times; who waits for whom is the same in all whose switches go the same way.
     """
-    orders: dict[tuple[str, ...], _Order] = {}
-    told: list[_Told] = []
+    alike: dict[tuple[str, ...], list[Scenario]] = {}
     for scenario in scenarios:
         cases = {**scenario.case_by_switch, **fixed}
-        key = tuple(cases.values())
-        order = orders.get(key)
-        if order is None:
-            order = orders[key] = _order(workflow, cases, forced)
-        told.append(_tell(workflow, scenario.seconds_by_step, order))
-    return tuple(told)
+        alike.setdefault(tuple(cases[switch.id] for switch in workflow.switches), []).append(scenario)
+    return tuple(
+        _tell(workflow, found, _order(workflow, {**found[0].case_by_switch, **fixed}, forced))
+        for found in alike.values()
+    )
 
 
 def _order(workflow: Workflow, cases: Mapping[StepId, str], forced: StepId | None) -> _Order:
@@ -251,16 +255,20 @@ def _order(workflow: Workflow, cases: Mapping[StepId, str], forced: StepId | Non
     return _Order(running, taken, waits)
 
 
-def _tell(workflow: Workflow, seconds_by_step: Mapping[StepId, float], order: _Order) -> _Told:
-    to_event = dict.fromkeys(workflow.graph.order, _NOWHERE)
+def _tell(workflow: Workflow, scenarios: Sequence[Scenario], order: _Order) -> _Told:
+    nowhere = [_NOWHERE] * len(scenarios)
+    to_event: dict[StepId, Sequence[float]] = dict.fromkeys(workflow.graph.order, nowhere)
     after = to_event.copy()
-    after[workflow.output] = 0.0
-    to_event[workflow.output] = seconds_by_step[workflow.output]
+    after[workflow.output] = [0.0] * len(scenarios)
+    to_event[workflow.output] = [scenario.seconds_by_step[workflow.output] for scenario in scenarios]
     for step, source, within_s in order.waits:
-        lasts_s = seconds_by_step[source] if source in order.running else 0.0
-        after[source] = max(after[source], to_event[step])
-        to_event[source] = max(to_event[source], min(lasts_s, within_s) + to_event[step])
-    return _Told(order.running, order.taken_by_switch, to_event, after)
+        ahead = to_event[step]
+        after[source] = list(map(max, after[source], ahead))
+        if source in order.running:
+            lasts = (min(scenario.seconds_by_step[source], within_s) for scenario in scenarios)
+            ahead = list(map(add, lasts, ahead))
+        to_event[source] = list(map(max, to_event[source], ahead))
+    return _Told(len(scenarios), order.running, order.taken_by_switch, to_event, after)
 
 
 def _running(workflow: Workflow, cases: Mapping[StepId, str], forced: StepId | None) -> frozenset[StepId]:
