@@ -19,6 +19,7 @@ from tightrope.bench.metrics import Bill, Figures, Window, figures
 from tightrope.bench.scenario import (
     Arrivals,
     Bursts,
+    Day,
     Diurnal,
     Hardware,
     Mishap,
@@ -142,6 +143,17 @@ def _process(arrivals: Arrivals, rate_per_s: float) -> processes.Arrivals:
             return processes.Diurnal(rate_per_s, swing, period_s)
         case Trace(name):
             return processes.Trace(moments(traces(), name), rate_per_s)
+        case Day():
+            seen = tuple(moments(traces(), name) for name in arrivals.traces)
+            return processes.Day(
+                seen,
+                rate_per_s,
+                arrivals.length_s,
+                arrivals.trough,
+                arrivals.bursts,
+                arrivals.factor,
+                arrivals.burst_s,
+            )
         case _:
             assert_never(arrivals)
 

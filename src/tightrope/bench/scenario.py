@@ -6,6 +6,7 @@ follow from them are `cell.py`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -89,7 +90,33 @@ class Trace:
     name: str
 
 
-Arrivals = Poisson | Bursts | Diurnal | Trace
+@dataclass(frozen=True, slots=True)
+class Day:
+    """Recorded gaps under the rate of a day: `sim/arrivals.py` says how. The scenario's rate is its mean."""
+
+    traces: tuple[str, ...]
+    length_s: float
+    trough: float
+    bursts: int
+    factor: float
+    burst_s: float
+
+
+Arrivals = Poisson | Bursts | Diurnal | Trace | Day
+
+
+@dataclass(frozen=True, slots=True)
+class Elastic:
+    """A fleet that follows the load: its placements are the most replicas there may be, and none is there for good.
+
+    `start_s` are the seconds from order to ready by card, `start_spread` how much a start may differ from that, as a
+    share. `attain` is the share of the runs that shall keep their promise.
+    """
+
+    start_s: tuple[tuple[AcceleratorName, float], ...]
+    start_spread: float = 0.2
+    attain: float = 0.99
+    max_usd_per_h: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +181,7 @@ class Scenario:
     beliefs: tuple[Belief, ...] = ()
     telemetry_delay_s: float = 0.0
     mishaps: tuple[Mishap, ...] = ()
+    elastic: Elastic | None = None
 
     @property
     def models(self) -> tuple[ModelName, ...]:

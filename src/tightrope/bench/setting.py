@@ -6,7 +6,17 @@ from collections.abc import Iterator
 from typing import assert_never
 
 from tightrope.bench.cell import accelerators, bill
-from tightrope.bench.scenario import Arrivals, Bursts, Diurnal, Hardware, Mishap, Poisson, Scenario, Trace
+from tightrope.bench.scenario import (
+    Arrivals,
+    Bursts,
+    Day,
+    Diurnal,
+    Hardware,
+    Mishap,
+    Poisson,
+    Scenario,
+    Trace,
+)
 from tightrope.model.units import format_ratio, format_seconds
 
 Row = tuple[str, str]
@@ -91,6 +101,10 @@ def _process(arrivals: Arrivals) -> str:
             return f"Poisson, swinging by {format_ratio(swing)} over {format_seconds(period_s)}"
         case Trace(name):
             return f"the gaps of {name}, stretched to the rate; each seed begins somewhere else"
+        case Day():
+            rate = f"from {format_ratio(arrivals.trough)} to 100% and back over {format_seconds(arrivals.length_s)}"
+            bursts = f"{arrivals.bursts} bursts of {format_seconds(arrivals.burst_s)} at {arrivals.factor:g} times that"
+            return f"the gaps of {' and '.join(arrivals.traces)} under a day's rate, {rate}; {bursts}"
         case _:
             assert_never(arrivals)
 

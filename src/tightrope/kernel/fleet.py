@@ -6,6 +6,7 @@ Owns the way from a plan to StartReplica and StopReplica. Making the plan is som
 from __future__ import annotations
 
 from tightrope.kernel.runs import attempt_failed
+from tightrope.kernel.signals import note_ready
 from tightrope.kernel.state import Replica, State
 from tightrope.model.fleet import FleetPlan, ReplicaSpec, ReplicaState
 from tightrope.model.ids import ReplicaId
@@ -27,32 +28,33 @@ RESTART_AFTER_S = 0.5
 RESTART_AT_MOST_S = 30.0
 
 
-def apply_plan(state: State, plan: FleetPlan) -> list[Command]:
+def apply_plan(state: State, plan: FleetPlan, now_s: float) -> list[Command]:
     """Order what is missing, let what is no longer listed finish its calls and end."""
     commands: list[Command] = []
     listed = {spec.id: spec for spec in plan.replicas}
     for spec in plan.replicas:
-        commands += _order(state, spec)
+        commands += order(state, spec, now_s)
     for replica in list(state.replicas.values()):
         if replica.spec.id not in listed and replica.is_planned:
-            state.plan_for(replica, False)
-            commands += _retire(state, replica)
+            commands += retire(state, replica)
     return commands
 
 
-def _order(state: State, spec: ReplicaSpec) -> list[Command]:
+def order(state: State, spec: ReplicaSpec, now_s: float) -> list[Command]:
+    """Have this replica: one that drains stays, an unknown one is started."""
     known = state.replicas.get(spec.id)
     if known is not None:
         state.plan_for(known, True)
         if known.state is ReplicaState.DRAINING:
             state.move(known, ReplicaState.READY)
         return []
-    state.add_replica(spec)
+    state.add_replica(spec, now_s)
     return [StartReplica(spec)]
 
 
-def _retire(state: State, replica: Replica) -> list[Command]:
+def retire(state: State, replica: Replica) -> list[Command]:
     """Drain: nothing new goes there, and it ends when it holds nothing any more."""
+    state.plan_for(replica, False)
     if replica.state is ReplicaState.LOST:
         state.forget(replica)
         return []
@@ -69,12 +71,13 @@ def stop_if_drained(state: State, replica_id: ReplicaId) -> list[Command]:
     return [StopReplica(replica_id)]
 
 
-def replica_ready(state: State, event: ReplicaReady) -> list[Command]:
+def replica_ready(state: State, event: ReplicaReady, now_s: float) -> list[Command]:
     """The replica may be given calls."""
     replica = state.replicas.get(event.replica)
     if replica is None or replica.state not in (ReplicaState.STARTING, ReplicaState.LOST):
         return []
     replica.failures_in_a_row = 0
+    note_ready(state, replica, now_s)
     replica.max_sequences = event.max_sequences
     state.move(replica, ReplicaState.READY)
     return []
@@ -102,10 +105,11 @@ def replica_lost(state: State, event: ReplicaLost, now_s: float) -> list[Command
     return [*commands, WakeAt(now_s + pause_s, Wake(WakeKind.REPLICA_RESTART, event.replica))]
 
 
-def restart(state: State, replica_id: ReplicaId) -> list[Command]:
+def restart(state: State, replica_id: ReplicaId, now_s: float) -> list[Command]:
     """The pause after a loss is over: order the replica again if the plan still lists it."""
     replica = state.replicas.get(replica_id)
     if replica is None or replica.state is not ReplicaState.LOST or not replica.is_planned:
         return []
     state.move(replica, ReplicaState.STARTING)
+    replica.ordered_s = now_s
     return [StartReplica(replica.spec)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from tightrope.kernel import fleet, health, learning, placing, runs
+from tightrope.kernel import fleet, health, learning, placing, provision, runs
 from tightrope.kernel.state import KernelSettings, State, Template
 from tightrope.model.ids import CallId, ReplicaId, RunId, StepId, WorkflowId
 from tightrope.model.messages import (
@@ -24,6 +24,7 @@ from tightrope.model.messages import (
     Prepared,
     PrepareFailed,
     ProfileLoaded,
+    ProvisioningSet,
     ReplicaLost,
     ReplicaReady,
     ReplicaStopped,
@@ -51,6 +52,8 @@ class Kernel:
         """Take one fact and say what shall be done about it. `now_s` never goes back between two calls."""
         commands = self._apply(event, now_s)
         commands += self._place_touched(now_s)
+        if self.state.provisioned is not None and self.state.provisioned.is_called_for:
+            commands += provision.look(self.state, now_s)
         commands += self._stop_drained()
         for pool in self.state.pools.values():
             pool.roster.settle(now_s)
@@ -82,13 +85,15 @@ class Kernel:
             case Woke(wake):
                 return self._woke(wake, now_s)
             case ReplicaReady():
-                return fleet.replica_ready(state, event)
+                return fleet.replica_ready(state, event, now_s)
             case ReplicaLost():
                 return fleet.replica_lost(state, event, now_s)
             case ReplicaStopped(replica):
                 return fleet.replica_lost(state, ReplicaLost(replica, "it was stopped from outside"), now_s)
             case FleetPlanned(plan):
-                return fleet.apply_plan(state, plan)
+                return fleet.apply_plan(state, plan, now_s)
+            case ProvisioningSet(provisioning):
+                return provision.begin(state, provisioning, now_s)
             case TenantRegistered(tenant):
                 state.tenants[tenant.id] = tenant
             case AcceleratorRegistered(accelerator):
@@ -123,7 +128,7 @@ class Kernel:
                 run, step, index = wake.subject.rsplit("/", 2)
                 return runs.retry(state, RunId(run), StepId(step), int(index), now_s)
             case WakeKind.REPLICA_RESTART:
-                return fleet.restart(state, ReplicaId(wake.subject))
+                return fleet.restart(state, ReplicaId(wake.subject), now_s)
             case WakeKind.REPLICA_READMIT:
                 return health.readmit(state, ReplicaId(wake.subject), now_s)
             case WakeKind.LEARN:
@@ -131,6 +136,8 @@ class Kernel:
                 if template is not None:
                     learning.learn(state, template, now_s)
                 return []
+            case WakeKind.PROVISION:
+                return provision.round_is_due(state, now_s, int(wake.subject))
             case _:
                 assert_never(wake.kind)
 

@@ -15,6 +15,7 @@ from tightrope.kernel.locality import note_prompt, with_hits
 from tightrope.kernel.margins import note_predicted
 from tightrope.kernel.offering import note_offered, utilisation
 from tightrope.kernel.pacing import look_at_faded, tick
+from tightrope.kernel.signals import note_demanded, note_dispatched
 from tightrope.kernel.state import Call, CallPhase, Piece, Pool, Run, State
 from tightrope.model.errors import TightropeBug
 from tightrope.model.fleet import HeldCall, Job, PoolView, Routed
@@ -116,6 +117,7 @@ def enter_line(state: State, run: Run, call: Call, now_s: float) -> bool:
     state.enqueue(call)
     if is_new:
         note_offered(state, call, now_s)
+        note_demanded(state, run, call, now_s)
     return True
 
 
@@ -282,6 +284,7 @@ def _place_one(state: State, pool: Pool, call: Call, now_s: float) -> list[Comma
     ttft_ms = first_token_ms(job, chosen, now_s)
     commands = _dispatch(state, pool, call, held, routed, ttft_ms, now_s)
     note_predicted(state, call, routed)
+    note_dispatched(state, pool, call, routed, now_s)
     note_prompt(call.piece.item, pool, chosen, now_s)
     return commands
 

@@ -13,6 +13,7 @@ from tightrope.kernel.learning import learn, note_case, note_code, note_model, n
 from tightrope.kernel.margins import note_first_token, note_last_token
 from tightrope.kernel.pacing import note_begun, note_ended
 from tightrope.kernel.placing import call_expectation_s, enter_line, make_call
+from tightrope.kernel.signals import note_finished, note_heard, note_run, note_verdict
 from tightrope.kernel.state import Call, CallPhase, Piece, Run, State, Step, StepStatus, Template, gather_of
 from tightrope.model.ids import CallId, RunId, StepId
 from tightrope.model.messages import (
@@ -67,6 +68,7 @@ def submit(state: State, event: RunSubmitted, now_s: float) -> list[Command]:
     )
     state.runs[run.id] = run
     state.runs_by_tenant[run.tenant] = state.runs_by_tenant.get(run.tenant, 0) + 1
+    note_run(state, run, now_s)
     if template.outlook_ttft is None:
         learn(state, template, now_s)
     deadline = WakeAt(now_s + event.deadline_s, Wake(WakeKind.RUN_DEADLINE, run.id))
@@ -276,6 +278,7 @@ def first_token(state: State, event: FirstToken, now_s: float) -> list[Command]:
     call.first_token_s = now_s
     note_begun(state, call, now_s)
     note_first_token(state, call, now_s)
+    note_heard(state, call, now_s)
     state.hold_first_token(call, now_s)
     if _is_live(run, call.step):
         run.first_content_s = now_s
@@ -303,6 +306,7 @@ def call_done(state: State, event: CallDone, now_s: float) -> list[Command]:
         commands += note_model(state, run, call, event.usage, now_s)
         note_ended(state, call, event.usage, now_s)
         note_last_token(state, call, now_s)
+        note_finished(state, run, call, now_s)
         note_success(state, call)
     if call.step == run.output:
         run.output_usage = event.usage
@@ -343,6 +347,7 @@ def call_failed(state: State, event: CallFailed, now_s: float) -> list[Command]:
     if call is None:
         return []
     state.runs[call.run].usage += event.usage
+    note_heard(state, call, now_s)
     charged = charge_failure(state, call, event.failure, now_s)
     return charged + attempt_failed(state, call, event.failure, event.message, now_s)
 
@@ -542,23 +547,22 @@ def _finish(
     state.runs_by_tenant[run.tenant] -= 1
     ttft_s = None if run.first_content_s is None else run.first_content_s - run.submitted_s
     tpot_s = _tpot_s(run, outcome, now_s)
-    commands.append(
-        FinishRun(
-            run=run.id,
-            tenant=run.tenant,
-            workflow=run.template.workflow.id,
-            outcome=outcome,
-            verdict=_verdict(run, outcome, ttft_s, tpot_s, now_s),
-            duration_s=now_s - run.submitted_s,
-            ttft_s=ttft_s,
-            tpot_s=tpot_s,
-            usage=run.usage,
-            failure=failure,
-            step=step,
-            message=message,
-        )
+    finished = FinishRun(
+        run=run.id,
+        tenant=run.tenant,
+        workflow=run.template.workflow.id,
+        outcome=outcome,
+        verdict=_verdict(run, outcome, ttft_s, tpot_s, now_s),
+        duration_s=now_s - run.submitted_s,
+        ttft_s=ttft_s,
+        tpot_s=tpot_s,
+        usage=run.usage,
+        failure=failure,
+        step=step,
+        message=message,
     )
-    return commands
+    note_verdict(state, run, finished)
+    return [*commands, finished]
 
 
 def _tpot_s(run: Run, outcome: Outcome, now_s: float) -> float | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from random import Random
 
+from tightrope.kernel.demand import Demand, Provisioned
 from tightrope.kernel.roster import Roster
 from tightrope.model.errors import TightropeBug
 from tightrope.model.fleet import (
@@ -128,7 +129,8 @@ class Template:
 
 @dataclass(slots=True)
 class Run:
-    """One execution of a workflow. `due_*_s` are moments on the kernel's clock, inf without a promise."""
+    """One execution of a workflow. `due_*_s` are moments on the kernel's clock, inf without a promise. `worst`: by how
+    many seconds the step that went furthest beyond its budget did so, its model and its name."""
 
     id: RunId
     tenant: TenantId
@@ -145,6 +147,7 @@ class Run:
     usage: Usage = field(default_factory=Usage)
     first_content_s: float | None = None
     output_usage: Usage | None = None
+    worst: tuple[float, ModelName, StepId] | None = None
 
     def node(self, step: StepId) -> Node:
         """The node of this name; a switch is not one."""
@@ -174,7 +177,8 @@ class Call:
 
     `last_chance_s` is when it must have ended even if the rest of the run is short; `usual_s` is how long it takes
     alone on the best of the cards `usual_on`. `thought` is where it is placed in thought. With `is_demoted` it is
-    behind the live ones only for the sake of others. `predicted_ms` is its critical time as it was dispatched.
+    behind the live ones only for the sake of others. `came_late`: it was hopeless as it came into the line.
+    `predicted_ms` is its critical time as it was dispatched.
     """
 
     id: CallId
@@ -197,6 +201,7 @@ class Call:
     thought: ReplicaId | None = None
     line_key: tuple[object, ...] | None = None
     is_demoted: bool = False
+    came_late: bool = False
     predicted_ms: float | None = None
 
 
@@ -221,6 +226,7 @@ class Replica:
     restarts: int = 0
     pace: Pace = field(default_factory=Pace)
     level: int = 0
+    ordered_s: float = 0.0
     margin: Margin = field(default_factory=Margin)
     believed_tokens: float = 0.0
     counted_s: float = 0.0
@@ -254,6 +260,7 @@ class Pool:
     looked_s: float = 0.0
     demoted: list[tuple[float, CallId]] = field(default_factory=list)
     offered: Offered = field(default_factory=Offered)
+    demand: Demand = field(default_factory=Demand)
 
     def ready(self) -> list[Replica]:
         """Replicas that may be given calls, in id order."""
@@ -282,6 +289,8 @@ class State:
         self.runs_by_tenant: dict[TenantId, int] = {}
         self.waiting_by_tenant: dict[TenantId, int] = {}
         self.is_draining = False
+        self.provisioned: Provisioned | None = None
+        """None where the fleet is as it was planned."""
 
     # --- look-ups --------------------------------------------------------------------------------------
 
@@ -292,7 +301,9 @@ class State:
         return self.pools[model]
 
     def is_served(self, model: ModelName) -> bool:
-        """Whether some replica of the model exists or is on order."""
+        """Whether some replica of the model exists, is on order, or can be ordered."""
+        if self.provisioned is not None and self.provisioned.may_order(model):
+            return True
         pool = self.pools.get(model)
         return pool is not None and any(replica.is_planned for replica in pool.replicas.values())
 
@@ -301,22 +312,24 @@ class State:
         return self.profiles.get((model, accelerator)) or assumed_profile(model, accelerator)
 
     def pool_profiles(self, model: ModelName) -> tuple[Profile, ...]:
-        """Beliefs about each kind of card that serves the model, ready ones first, else all that are planned."""
+        """Beliefs about each kind of card that serves the model: ready ones, else those planned, else possible."""
         pool = self.pools.get(model)
         if pool is None:
             return ()
         if pool.profiles is None:
             planned = (replica.spec for replica in pool.replicas.values() if replica.is_planned)
             cards = {view.accelerator for view in pool.roster} or {spec.accelerator for spec in planned}
+            if not cards and self.provisioned is not None:
+                cards = self.provisioned.cards_of(model)
             pool.profiles = tuple(self.profile(model, card) for card in sorted(cards))
         return pool.profiles
 
     # --- replicas --------------------------------------------------------------------------------------
 
-    def add_replica(self, spec: ReplicaSpec) -> None:
+    def add_replica(self, spec: ReplicaSpec, now_s: float) -> None:
         """A replica is on order."""
         pool = self.pool(spec.model)
-        replica = Replica(spec, ReplicaState.STARTING)
+        replica = Replica(spec, ReplicaState.STARTING, ordered_s=now_s)
         self.replicas[spec.id] = pool.replicas[spec.id] = replica
         pool.profiles = None
 

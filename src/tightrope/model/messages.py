@@ -10,9 +10,19 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from tightrope.model.fleet import Accelerator, FleetPlan, ReplicaSpec, Routed
-from tightrope.model.ids import CallId, ReplicaId, RunId, StepId, TenantId, WorkflowId
+from tightrope.model.ids import (
+    AcceleratorName,
+    CallId,
+    ModelName,
+    ReplicaId,
+    RunId,
+    StepId,
+    TenantId,
+    WorkflowId,
+)
 from tightrope.model.outcome import FailureKind, Outcome, Refusal, Usage, Verdict
 from tightrope.model.profile import Profile
+from tightrope.model.provision import Provisioning, ScaleAction
 from tightrope.model.slo import Slo, Tenant
 from tightrope.model.workflow import Workflow
 
@@ -52,6 +62,13 @@ class FleetPlanned:
     """Which replicas shall exist from now on."""
 
     plan: FleetPlan
+
+
+@dataclass(frozen=True, slots=True)
+class ProvisioningSet:
+    """From now on the fleet follows the load, within these bounds."""
+
+    provisioning: Provisioning
 
 
 # --- events: life of a replica ---------------------------------------------------------------------------
@@ -195,11 +212,13 @@ class WakeKind(StrEnum):
     REPLICA_RESTART = "replica_restart"
     REPLICA_READMIT = "replica_readmit"
     LEARN = "learn"
+    PROVISION = "provision"
 
 
 @dataclass(frozen=True, slots=True)
 class Wake:
-    """What a wake-up is about; `subject` is the id of a run, `run/step`, a call, a replica or a workflow."""
+    """What a wake-up is about; `subject` is the id of a run, `run/step`, a call, a replica or a workflow,
+    or a number."""
 
     kind: WakeKind
     subject: str
@@ -218,6 +237,7 @@ Event = (
     | ProfileLoaded
     | WorkflowDeployed
     | FleetPlanned
+    | ProvisioningSet
     | ReplicaReady
     | ReplicaLost
     | ReplicaStopped
@@ -338,6 +358,24 @@ class StopReplica:
 
 
 @dataclass(frozen=True, slots=True)
+class NoteScaling:
+    """Nothing is to be done: what the provisioner did about a model, or saw and did not do, and why.
+
+    From `had` to `wants` replicas on this kind of card; `reason` is one of `policy/provision.py`, `evidence` the
+    numbers that spoke for it. `is_advice`: nobody carries it out.
+    """
+
+    action: ScaleAction
+    model: ModelName
+    accelerator: AcceleratorName
+    had: int
+    wants: int
+    reason: str
+    evidence: tuple[tuple[str, float], ...] = ()
+    is_advice: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class WakeAt:
     """Send `Woke(wake)` at this moment, or as soon after it as possible."""
 
@@ -370,5 +408,14 @@ class FinishRun:
 
 
 Command = (
-    Prepare | SettleStep | Dispatch | RunCode | CancelCall | StartReplica | StopReplica | WakeAt | FinishRun
+    Prepare
+    | SettleStep
+    | Dispatch
+    | RunCode
+    | CancelCall
+    | StartReplica
+    | StopReplica
+    | NoteScaling
+    | WakeAt
+    | FinishRun
 )

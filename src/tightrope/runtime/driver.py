@@ -26,6 +26,7 @@ from tightrope.model.messages import (
     Event,
     FinishRun,
     FirstToken,
+    NoteScaling,
     Prepare,
     Prepared,
     PrepareFailed,
@@ -216,6 +217,8 @@ class Driver:
                 order.add_done_callback(self._orders.discard)
             case StopReplica(replica):
                 self._chore(self._cluster_for(self._specs[replica]).stop(replica))
+            case NoteScaling():
+                pass  # for readers of the journal
             case WakeAt():
                 self._timers.add(command)
             case FinishRun():

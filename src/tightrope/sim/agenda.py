@@ -14,7 +14,7 @@ from tightrope.model.ids import CallId, ReplicaId
 from tightrope.model.messages import CallFailed, FirstToken, ReplicaStopped, Woke
 from tightrope.sim.engine import FirstOut, LastOut, Request
 from tightrope.sim.script import RunScript
-from tightrope.sim.world import Fault
+from tightrope.sim.world import Fault, Outage, Slowness
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,8 @@ Happening = (
     | Woke
     | ReplicaIsUp
     | Fault
+    | Outage
+    | Slowness
     | ReplicaStopped
 )
 """A run arrives with its script. FirstOut, LastOut and CallFailed are on their way back from an engine, a

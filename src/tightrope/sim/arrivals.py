@@ -5,8 +5,9 @@ Owns the moments alone. What arrives is `workload.py`.
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count as endlessly
 from itertools import islice, takewhile
@@ -103,7 +104,40 @@ class Trace:
             yield (seen[index] - seen[start] + rounds * circle_s) * stretch
 
 
-Arrivals = Poisson | Mmpp | Diurnal | Trace
+@dataclass(frozen=True, slots=True)
+class Day:
+    """A day, `length_s` long, in the gaps of recorded traces: quiet at both ends, busiest in the middle, with bursts.
+
+    The rate is a half cosine wave from `trough` of its highest value up to it and down again; `bursts` times, at
+    random moments, it is `factor` times as high for `burst_s` seconds. The traces are stretched to the highest rate,
+    merged, and thinned (Lewis and Shedler, 1979); `rate_per_s` is the mean without bursts.
+    """
+
+    traces: tuple[tuple[float, ...], ...]
+    rate_per_s: float
+    length_s: float = 3600.0
+    trough: float = 0.1
+    bursts: int = 4
+    factor: float = 2.0
+    burst_s: float = 60.0
+
+    def moments(self, rng: Random) -> Iterator[float]:
+        """Endless, ascending seconds; every day is like the first."""
+        starts = sorted(rng.uniform(0, self.length_s - self.burst_s) for _ in range(self.bursts))
+        highest = self.rate_per_s * 2 / (1 + self.trough)
+        each_per_s = highest * self.factor / len(self.traces)
+        streams = [Trace(seen_s, each_per_s).moments(Random(rng.getrandbits(64))) for seen_s in self.traces]
+        for at_s in heapq.merge(*streams):
+            if rng.random() * self.factor < self._shape(at_s % self.length_s, starts):
+                yield at_s
+
+    def _shape(self, at_s: float, starts: Sequence[float]) -> float:
+        """The rate over the highest one without bursts."""
+        wave = self.trough + (1 - self.trough) * (1 - math.cos(math.tau * at_s / self.length_s)) / 2
+        return wave * (self.factor if any(start <= at_s < start + self.burst_s for start in starts) else 1.0)
+
+
+Arrivals = Poisson | Mmpp | Diurnal | Trace | Day
 """Each has the mean `rate_per_s`, so that `dataclasses.replace(arrivals, rate_per_s=...)` sets the load."""
 
 

@@ -28,9 +28,11 @@ from tightrope.model.messages import (
     FirstToken,
     FleetPlanned,
     Item,
+    NoteScaling,
     Prepare,
     Prepared,
     ProfileLoaded,
+    ProvisioningSet,
     ReplicaStopped,
     RunCode,
     RunSubmitted,
@@ -59,9 +61,9 @@ from tightrope.sim.engine import FirstOut, LastOut, Request
 from tightrope.sim.fleet import Fleet
 from tightrope.sim.script import RunScript
 from tightrope.sim.witness import Witness
-from tightrope.sim.world import Fault, RunRecord, World
+from tightrope.sim.world import Fault, Outage, Rented, RunRecord, Slowness, World
 
-ABOUT_NO_RUN = (WakeKind.REPLICA_RESTART, WakeKind.REPLICA_READMIT, WakeKind.LEARN)
+ABOUT_NO_RUN = (WakeKind.REPLICA_RESTART, WakeKind.REPLICA_READMIT, WakeKind.LEARN, WakeKind.PROVISION)
 """All other wake-ups are thrown away when their run has ended, as the live driver does."""
 TOLD = {
     FailureKind.REPLICA_LOST: "the replica went away before the call was made",
@@ -74,17 +76,21 @@ def simulate(
     scripts: Sequence[RunScript],
     journal: Callable[[str], None] | None = None,
     kernel: Kernel | None = None,
+    rented: list[Rented] | None = None,
 ) -> list[RunRecord]:
     """Play every run to its end; the records are in the order of `scripts`.
 
     `journal` is given every line of the session as `kernel/journal.py` writes it. `kernel`, a new one, is driven
-    in place of one with the world's settings. Equal arguments give equal records and lines. Raises InvalidInput
-    when the world does not hold what the scripts or its faults name.
+    in place of one with the world's settings. To `rented` is added which replicas were there and for how long.
+    Equal arguments give equal records and lines. Raises InvalidInput when the world does not hold what the scripts
+    or its faults name.
     """
     _refuse_what_does_not_fit(world, scripts)
     simulation = _Simulation(world, journal, kernel or Kernel(world.settings))
     simulation.begin(scripts)
     record_by_run = {record.run: record for record in simulation.play(len(scripts))}
+    if rented is not None:
+        rented += simulation.rented()
     return [record_by_run[script.run] for script in scripts]
 
 
@@ -113,7 +119,7 @@ class _Simulation:
         self._kernel = kernel
         self._agenda = Agenda()
         self._fleet = Fleet(world, self._agenda)
-        self._witness = Witness(world)
+        self._witness = Witness()
         self._limits = {tenant.id: tenant.limits for tenant in world.tenants}
         self._block_tokens = max((truth.block_tokens for truth in world.truths.values()), default=0)
         self._inbox: deque[Event] = deque()
@@ -132,10 +138,16 @@ class _Simulation:
             *(WorkflowDeployed(workflow) for workflow in world.workflows),
             FleetPlanned(FleetPlan(world.replicas)),
         ]
+        if world.provisioning is not None:
+            facts.append(ProvisioningSet(world.provisioning))
         for fact in facts:
             self._post(fact)
         for fault in world.faults:
             self._agenda.note(fault.at_s, fault)
+        for outage in world.outages:
+            self._agenda.note(outage.from_s, outage)
+        for slowness in world.slownesses:
+            self._agenda.note(slowness.at_s, slowness)
         for script in scripts:
             self._agenda.note(script.at_s, script)
 
@@ -147,6 +159,10 @@ class _Simulation:
                 raise TightropeBug(f"{runs - len(self._records)} runs wait for nothing")
             self._happen(happening)
         return self._records
+
+    def rented(self) -> list[Rented]:
+        """Which replicas were there and for how long."""
+        return self._fleet.rented()
 
     def _happen(self, happening: Happening) -> None:
         match happening:
@@ -176,6 +192,11 @@ class _Simulation:
                     self._post(happening)
             case Fault():
                 self._post_if_any(self._fleet.strike(happening))
+            case Outage():
+                for lost in self._fleet.go_out(happening):
+                    self._post(lost)
+            case Slowness():
+                self._fleet.slow_down(happening)
             case ReplicaIsUp():
                 self._post_if_any(self._fleet.come_up(happening))
             case ReplicaStopped():
@@ -227,6 +248,8 @@ class _Simulation:
             case StopReplica(replica):
                 self._fleet.take_down(replica)
                 self._agenda.note(now_s, ReplicaStopped(replica))
+            case NoteScaling():
+                pass  # for readers of the journal
             case SettleStep():
                 pass  # what the readers of a step get of it stands in the script already
             case _:

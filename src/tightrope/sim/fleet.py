@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from random import Random
 
 from tightrope.model.fleet import ReplicaSpec
-from tightrope.model.ids import CallId, ReplicaId
+from tightrope.model.ids import AcceleratorName, CallId, ModelName, ReplicaId
 from tightrope.model.messages import ReplicaLost, ReplicaReady
 from tightrope.model.outcome import FailureKind
 from tightrope.sim.agenda import Agenda, EngineMoment, ReplicaIsUp
 from tightrope.sim.engine import Request, SimEngine
-from tightrope.sim.world import Fault, World
+from tightrope.sim.world import Fault, Outage, Rented, Slowness, World
 
 
 @dataclass(slots=True)
@@ -39,6 +39,14 @@ class Fleet:
         self._orders: dict[ReplicaId, int] = {}
         self._ordered: Counter[ReplicaId] = Counter()
         self._versions = 0
+        self._slow: dict[ModelName, float] = {}
+        self._since: dict[ReplicaId, tuple[ReplicaSpec, float]] = {}
+        self._rented: list[Rented] = []
+
+    def rented(self) -> list[Rented]:
+        """Every replica and for how long it was there, up to now."""
+        now_s = self._agenda.now_s
+        return [*self._rented, *(Rented(spec, from_s, now_s) for spec, from_s in self._since.values())]
 
     # --- lives -----------------------------------------------------------------------------------------
 
@@ -46,22 +54,36 @@ class Fleet:
         """A replica is to be up after this long."""
         self._ordered[spec.id] += 1
         order = self._orders[spec.id] = self._ordered[spec.id]
+        if self._world.start_spread and start_s:
+            chance = Random(f"{self._world.seed}/{spec.id}/{order}/start").uniform(-1.0, 1.0)
+            start_s *= 1 + self._world.start_spread * chance
+        self._since.setdefault(spec.id, (spec, self._agenda.now_s))
         self._agenda.note(self._agenda.now_s + start_s, ReplicaIsUp(spec, order))
 
-    def come_up(self, happening: ReplicaIsUp) -> ReplicaReady | None:
-        """The replica answers; None if the order has come to nothing meanwhile."""
+    def come_up(self, happening: ReplicaIsUp) -> ReplicaReady | ReplicaLost | None:
+        """The replica answers, or there is no card for it; None if the order has come to nothing meanwhile."""
         spec = happening.spec
         if self._orders.get(spec.id) != happening.order:
             return None
+        if self._is_out(spec.accelerator):
+            self.take_down(spec.id)
+            return ReplicaLost(spec.id, f"there is no {spec.accelerator} to be had")
         del self._orders[spec.id]
         truth = self._world.truths[spec.model, spec.accelerator]
         rng = Random(f"{self._world.seed}/{spec.id}/{happening.order}")
-        self._seats[spec.id] = _Seat(SimEngine(truth, rng, now_s=self._agenda.now_s), truth.profile.kv_tokens)
+        seat = self._seats[spec.id] = _Seat(
+            SimEngine(truth, rng, now_s=self._agenda.now_s), truth.profile.kv_tokens
+        )
+        if spec.model in self._slow:
+            seat.engine.slow_down(self._slow[spec.model], self._agenda.now_s)
         return ReplicaReady(spec.id, truth.profile.max_sequences)
 
     def take_down(self, replica: ReplicaId) -> bool:
         """End a replica, or the order for one; whether there was any."""
         was_ordered = self._orders.pop(replica, None) is not None
+        spec, from_s = self._since.pop(replica, (None, 0.0))
+        if spec is not None:
+            self._rented.append(Rented(spec, from_s, self._agenda.now_s))
         return self._seats.pop(replica, None) is not None or was_ordered
 
     def strike(self, fault: Fault) -> ReplicaLost | None:
@@ -74,6 +96,30 @@ class Fleet:
             seat.engine.slow_down(fault.factor, self._agenda.now_s)
             self._arm(fault.replica, seat)
         return None
+
+    def go_out(self, outage: Outage) -> list[ReplicaLost]:
+        """No card of the kind is there any more: every replica on one is lost."""
+        there = [
+            replica for replica, (spec, _) in self._since.items() if spec.accelerator == outage.accelerator
+        ]
+        return [
+            ReplicaLost(one, f"there is no {outage.accelerator} any more")
+            for one in there
+            if self.take_down(one)
+        ]
+
+    def slow_down(self, slowness: Slowness) -> None:
+        """Every engine of the model is slow from now on, those to come included."""
+        self._slow[slowness.model] = slowness.factor
+        for replica, seat in self._seats.items():
+            if self._since[replica][0].model == slowness.model:
+                self._listen(seat)
+                seat.engine.slow_down(slowness.factor, self._agenda.now_s)
+                self._arm(replica, seat)
+
+    def _is_out(self, card: AcceleratorName) -> bool:
+        now_s = self._agenda.now_s
+        return any(one.accelerator == card and one.from_s <= now_s < one.to_s for one in self._world.outages)
 
     # --- calls -----------------------------------------------------------------------------------------
 

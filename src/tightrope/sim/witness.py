@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from tightrope.model.errors import TightropeBug
-from tightrope.model.ids import AcceleratorName, CallId, ModelName, ReplicaId, RunId, StepId
+from tightrope.model.ids import CallId, ModelName, ReplicaId, RunId, StepId
 from tightrope.model.messages import Dispatch, FinishRun
 from tightrope.model.outcome import Outcome, Usage
 from tightrope.sim.engine import Request
 from tightrope.sim.script import RunScript
-from tightrope.sim.world import CallRecord, RunRecord, World, is_met
+from tightrope.sim.world import CallRecord, RunRecord, is_met
 
 
 @dataclass(slots=True)
@@ -41,8 +40,7 @@ class _Call:
 class Witness:
     """Every run that has not ended, and every model call that is on its way."""
 
-    def __init__(self, world: World) -> None:
-        self._card_by_replica = {spec.id: spec.accelerator for spec in world.replicas}
+    def __init__(self) -> None:
         self._runs: dict[RunId, _Run] = {}
         self._calls: dict[CallId, _Call] = {}
 
@@ -136,7 +134,7 @@ class Witness:
             step=dispatch.step,
             model=ModelName(dispatch.model),
             replica=dispatch.replica,
-            accelerator=self._card(dispatch.replica),
+            accelerator=dispatch.routed.offers[0].accelerator,
             reason=dispatch.routed.reason,
             predicted_crit_ms=estimate.crit,
             lx=estimate.lx,
@@ -154,12 +152,6 @@ class Witness:
             output_tokens=call.request.output_tokens,
             cached_tokens=cached_tokens,
         )
-
-    def _card(self, replica: ReplicaId) -> AcceleratorName:
-        card = self._card_by_replica.get(replica)
-        if card is None:
-            raise TightropeBug(f"a call was sent to {replica}, which is no replica of this world")
-        return card
 
 
 def _is_terminal(script: RunScript, step: StepId) -> bool:

@@ -15,6 +15,7 @@ from tightrope.model.fleet import Accelerator, ReplicaSpec
 from tightrope.model.ids import AcceleratorName, CallId, ModelName, ReplicaId, RunId, StepId, TenantId
 from tightrope.model.outcome import Outcome
 from tightrope.model.profile import Profile
+from tightrope.model.provision import Provisioning
 from tightrope.model.slo import Slo, Tenant
 from tightrope.model.workflow import Workflow
 from tightrope.sim.engine import Truth
@@ -38,13 +39,41 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
+class Outage:
+    """There are no cards of one kind between two moments: what is on them is lost, what is ordered does not come."""
+
+    accelerator: AcceleratorName
+    from_s: float
+    to_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Slowness:
+    """Every step of a model takes `factor` times as long as profiled from `at_s` on, wherever it is."""
+
+    at_s: float
+    model: ModelName
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rented:
+    """A replica was there, or on order, between two moments: that is what is paid."""
+
+    spec: ReplicaSpec
+    from_s: float
+    to_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class World:
     """Everything about a simulation but its runs. Its clock starts at 0, with all `replicas` ready.
 
     `truths` say how the cards behave, `beliefs` what the kernel is told about them; a pair without a belief is
     one that nobody measured. `start_s` is the time from order to ready of what is started later, by card.
     `network_s` passes between the kernel and an engine, each way; `telemetry_s` is how much later still the
-    kernel, unlike the reader, hears of first tokens.
+    kernel, unlike the reader, hears of first tokens. `start_spread`: by how much, as a share, a start may differ.
+    With `provisioning` the kernel changes the fleet.
     """
 
     accelerators: tuple[Accelerator, ...]
@@ -59,6 +88,10 @@ class World:
     faults: tuple[Fault, ...] = ()
     seed: int = 1
     telemetry_s: float = 0.0
+    start_spread: float = 0.0
+    provisioning: Provisioning | None = None
+    outages: tuple[Outage, ...] = ()
+    slownesses: tuple[Slowness, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,262 @@
+"""The cheapest fleet that bears a demand: an exact search over how many replicas each model has on each card.
+
+Owns the plan as an optimisation: cost and the price of starting against cards, bounds and budget. How large the
+demand is, and when a plan is followed, is `least_cost.py`. What one replica bears is `bearing.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from tightrope.model.ids import AcceleratorName, ModelName
+from tightrope.policy.bearing import Kind, at_most_per_s, bearable_per_s
+from tightrope.policy.provision import Group
+from tightrope.policy.simplex import largest_rate
+
+KEEP_S = 900.0
+"""A replica is expected to stay for so long: its start is paid over this time."""
+SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.0)
+"""Where not all demand can be borne, the largest of these parts of it that can is planned for."""
+DIGITS = 3
+"""What a replica bears is known no better than this, and equal questions need not be asked twice."""
+HARSH = 0.25
+"""A budget is too tight for a fleet where every card bears less than this part of what it would without one."""
+MOST_LOOKED_AT = 20_000
+"""Combinations of the models' fleets that are tried; a larger search ends with the best one so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Calls per second of one model that a fleet must bear, and the groups it can be made of. `bears[k][g]` is what
+    one replica of group g bears of calls like kind k (calls/s), which are `shares[k]` of all."""
+
+    model: ModelName
+    groups: tuple[Group, ...]
+    shares: tuple[float, ...]
+    bears: tuple[tuple[float, ...], ...]
+    per_s: float
+
+    def borne_per_s(self, counts: Sequence[int]) -> float:
+        """Calls per second that so many replicas of each group bear together."""
+        return _borne_per_s(tuple(counts), self.shares, self.bears)
+
+
+@dataclass(frozen=True, slots=True)
+class FleetPlanned:
+    """Replicas of each model by group, the price of all, and the part of the demand that they bear."""
+
+    counts: Mapping[ModelName, tuple[int, ...]]
+    usd_per_h: float
+    share: float
+
+
+def need(
+    model: ModelName,
+    groups: Sequence[Group],
+    kinds: Sequence[Kind],
+    per_s: float,
+    attain: float,
+    headroom: float,
+) -> Need:
+    """What a fleet must bear, `headroom` of every replica left free.
+
+    Calls whose budget no card can keep, or only all but empty, are late anyway or too dear to be kept: they are borne
+    wherever there is time for them.
+    """
+    bears: list[tuple[float, ...]] = []
+    for kind in kinds:
+        row = [bearable_per_s(group.profile, kind, attain) for group in groups]
+        ever = [at_most_per_s(group.profile, kind) for group in groups]
+        if all(one < HARSH * most for one, most in zip(row, ever, strict=True)):
+            row = ever
+        bears.append(tuple(_rounded((1 - headroom) * one) for one in row))
+    return Need(model, tuple(groups), tuple(_rounded(kind.share) for kind in kinds), tuple(bears), per_s)
+
+
+def cheapest(
+    needs: Sequence[Need],
+    cards: Mapping[AcceleratorName, int],
+    max_usd_per_h: float,
+    *,
+    is_starting_free: bool = False,
+) -> FleetPlanned:
+    """The fleet with the smallest cost per hour, starts included, that bears every need: exact up to MOST_LOOKED_AT.
+
+    A need beyond all that its model may have is cut to that. Where cards or budget are short for all, the fleet bears
+    the largest of SHARES of each; with 0 it is what the bounds demand, and they may be short of even that.
+    """
+    needs = [replace(one, per_s=min(one.per_s, _most_per_s(one, cards))) for one in needs]
+    for share in SHARES:
+        found = _cheapest(needs, cards, max_usd_per_h, share, is_starting_free)
+        if found is not None:
+            return found
+    least = {one.model: tuple(group.bounds.least for group in one.groups) for one in needs}
+    return FleetPlanned(least, _usd(needs, least), 0.0)
+
+
+def _most_per_s(one: Need, cards: Mapping[AcceleratorName, int]) -> float:
+    """What the model bears if it has all that it may, and all cards."""
+    most = [
+        max(group.bounds.least, min(group.most, cards.get(group.bounds.accelerator, 0) // group.bounds.cards))
+        for group in one.groups
+    ]
+    return one.borne_per_s(most)
+
+
+def _cheapest(
+    needs: Sequence[Need],
+    cards: Mapping[AcceleratorName, int],
+    max_usd_per_h: float,
+    share: float,
+    is_starting_free: bool,
+) -> FleetPlanned | None:
+    choices = [_choices(one, share * one.per_s, is_starting_free) for one in needs]
+    if any(not one for one in choices):
+        return None
+    rest = [0.0] * (len(needs) + 1)
+    for at in reversed(range(len(needs))):
+        rest[at] = rest[at + 1] + choices[at][0].objective
+    best_objective, best, looked = math.inf, None, 0
+    stack: list[tuple[int, float, float, Mapping[AcceleratorName, int], tuple[tuple[int, ...], ...]]]
+    stack = [(0, 0.0, 0.0, cards, ())]
+    while stack and looked < MOST_LOOKED_AT:
+        at, objective, usd, free, chosen = stack.pop()
+        looked += 1
+        if objective + rest[at] >= best_objective - 1e-12:
+            continue
+        if at == len(needs):
+            best_objective, best = objective, chosen
+            continue
+        for choice in reversed(choices[at]):
+            left = _without(free, needs[at].groups, choice.counts)
+            if left is not None and usd + choice.usd_per_h <= max_usd_per_h + 1e-9:
+                stack.append(
+                    (
+                        at + 1,
+                        objective + choice.objective,
+                        usd + choice.usd_per_h,
+                        left,
+                        (*chosen, choice.counts),
+                    )
+                )
+    if best is None:
+        return None
+    counts = {one.model: found for one, found in zip(needs, best, strict=True)}
+    return FleetPlanned(counts, _usd(needs, counts), share)
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """One fleet of one model. `objective` is its price and that of the starts it needs, in USD/h."""
+
+    objective: float
+    counts: tuple[int, ...]
+    usd_per_h: float
+
+
+def _choices(one: Need, per_s: float, is_starting_free: bool) -> list[_Choice]:
+    """Every fleet from which nothing can be taken away, the cheapest first."""
+    found = []
+    for counts in _enough(one, per_s):
+        usd = sum(count * group.usd_per_h for count, group in zip(counts, one.groups, strict=True))
+        starts = 0.0
+        if not is_starting_free:
+            starts = sum(
+                max(0, count - group.have) * group.usd_per_h * group.load_s / KEEP_S
+                for count, group in zip(counts, one.groups, strict=True)
+            )
+        found.append(_Choice(usd + starts, counts, usd))
+    return sorted(found, key=lambda choice: (choice.objective, choice.counts))
+
+
+def _enough(one: Need, per_s: float) -> Iterator[tuple[int, ...]]:
+    """For all numbers of the first groups, the smallest number of the last with which the need is borne."""
+    *first, last = one.groups
+    for some in _products(
+        [range(group.bounds.least, max(group.most, group.bounds.least) + 1) for group in first]
+    ):
+        low, high = last.bounds.least, max(last.most, last.bounds.least)
+        if not _bears(one, (*some, high), per_s):
+            continue
+        while low < high:
+            middle = (low + high) // 2
+            if _bears(one, (*some, middle), per_s):
+                high = middle
+            else:
+                low = middle + 1
+        yield (*some, low)
+
+
+def _products(ranges: Sequence[range]) -> Iterator[tuple[int, ...]]:
+    if not ranges:
+        yield ()
+        return
+    for head in ranges[0]:
+        for tail in _products(ranges[1:]):
+            yield (head, *tail)
+
+
+def _bears(one: Need, counts: tuple[int, ...], per_s: float) -> bool:
+    if per_s <= 0:
+        return True
+    for shared, row in zip(one.shares, one.bears, strict=True):  # each kind alone: cheap to see
+        if sum(count * each for count, each in zip(counts, row, strict=True)) < per_s * shared - 1e-9:
+            return False
+    if (
+        _mixed_per_s(one, counts) >= per_s
+    ):  # every card taking its part of every kind: not the best, but enough
+        return True
+    return one.borne_per_s(counts) >= per_s - 1e-9
+
+
+def _mixed_per_s(one: Need, counts: tuple[int, ...]) -> float:
+    whole = 0.0
+    for at, count in enumerate(counts):
+        if count:
+            each = [
+                shared / row[at] if row[at] else math.inf
+                for shared, row in zip(one.shares, one.bears, strict=True)
+            ]
+            whole += count / sum(each) if sum(each) else math.inf
+    return whole
+
+
+@lru_cache(maxsize=65536)
+def _borne_per_s(
+    counts: tuple[int, ...], shares: tuple[float, ...], bears: tuple[tuple[float, ...], ...]
+) -> float:
+    if not shares or not any(counts):
+        return 0.0 if shares else math.inf
+    used = [at for at, count in enumerate(counts) if count]
+    rates = [
+        [counts[at] * row[at] / share for at in used]
+        for share, row in zip(shares, bears, strict=True)
+        if share
+    ]
+    if len(used) == 1:
+        return 1 / sum(1 / row[0] if row[0] else math.inf for row in rates)
+    return largest_rate(rates)
+
+
+def _without(
+    free: Mapping[AcceleratorName, int], groups: Sequence[Group], counts: Sequence[int]
+) -> Mapping[AcceleratorName, int] | None:
+    left = dict(free)
+    for group, count in zip(groups, counts, strict=True):
+        left[group.bounds.accelerator] = left.get(group.bounds.accelerator, 0) - count * group.bounds.cards
+    return None if any(count < 0 for count in left.values()) else left
+
+
+def _usd(needs: Sequence[Need], counts: Mapping[ModelName, Sequence[int]]) -> float:
+    return sum(
+        count * group.usd_per_h
+        for one in needs
+        for count, group in zip(counts[one.model], one.groups, strict=True)
+    )
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")

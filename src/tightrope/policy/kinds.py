@@ -1,0 +1,46 @@
+"""Kinds of calls: those of the last while, parted by the cards on which they can be within their budget at all.
+
+Owns the parting. Calls of one kind are alike to a fleet of unlike cards: where there is no place for one of them there
+is none for any (Mélange, 2404.14527, parts by size; here the budget is in it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import fmean, median
+
+from tightrope.model.profile import Profile
+from tightrope.policy.bearing import Kind, critical_s
+from tightrope.policy.provision import PastCall
+
+AMONG = 4
+"""Calls are never alone: a card is one for a call if it is in time among so many."""
+
+
+def kinds_of(past: Iterable[PastCall], cards: Sequence[Profile]) -> tuple[Kind, ...]:
+    """The kinds, each with its share, in a fixed order."""
+    calls = list(past)
+    alike: dict[tuple[bool, tuple[bool, ...]], list[PastCall]] = {}
+    for call in calls:
+        alike.setdefault((call.is_terminal, _where(call, cards)), []).append(call)
+    return tuple(_kind(alike[key], len(calls)) for key in sorted(alike))
+
+
+def _where(call: PastCall, cards: Sequence[Profile]) -> tuple[bool, ...]:
+    own = _as_kind([call], 1.0)
+    return tuple(critical_s(card, own, AMONG) <= call.budget_s for card in cards)
+
+
+def _kind(calls: Sequence[PastCall], of: int) -> Kind:
+    return _as_kind(calls, len(calls) / of)
+
+
+def _as_kind(calls: Sequence[PastCall], share: float) -> Kind:
+    return Kind(
+        share=share,
+        prompt_tokens=fmean(call.prompt_tokens for call in calls),
+        output_tokens=fmean(call.output_tokens for call in calls),
+        budget_s=median(call.budget_s for call in calls),
+        tpot_s=min(call.tpot_s for call in calls),
+        is_terminal=calls[0].is_terminal,
+    )

@@ -1,0 +1,253 @@
+"""least-cost, the default provisioner: the cheapest fleet that bears what is forecast, corrected by what is seen.
+
+Owns when a plan is followed: at once upward, after a while and a replay downward. The plan itself is
+`fleet_plan.py`, the forecast `forecast.py`. Its parts are those of InferLine (1812.01776, envelope), Mélange
+(2404.14527, unlike cards by size of call) and SLO-feedback as in Autothrottle (2212.12180), put together here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+from tightrope.model.ids import AcceleratorName, ModelName
+from tightrope.policy.fleet_plan import FleetPlanned, Need, cheapest, need
+from tightrope.policy.forecast import surprise_per_s
+from tightrope.policy.provision import Demanded, Group, Proposal, Provisioner, ScaleReason, Situation, Wanted
+from tightrope.policy.replay import late_share, machines_of
+
+NAME = "least-cost"
+
+Evidence = tuple[tuple[str, float], ...]
+
+DEVIATIONS = 1.0
+"""The forecast is taken so many standard deviations high: too few replicas cost more than too many."""
+SURPRISE = 3.0
+"""So many deviations of a Poisson stream make a burst."""
+DRAIN_WITHIN_S = 20.0
+"""What waits already is to be gone in this time once replicas are there."""
+PRESSURE_UP, PRESSURE_DOWN = 1.08, 0.995
+PRESSURE_AT_MOST, PRESSURE_AT_LEAST = 2.0, 0.8
+"""Where calls are predicted late although the plan was followed, it is too hopeful: demand counts for more from round
+to round, and slowly for less again. It multiplies what the queueing model cannot know."""
+CALM = 0.25
+"""Part of the tolerated risk below which the pressure falls."""
+WORTH_IT = 0.15
+"""Part of a model's price that other cards must save before they are started in place of those that are there."""
+REFUSALS = (ScaleReason.STARTING, ScaleReason.AT_MOST, ScaleReason.COOLDOWN, ScaleReason.REPLAY)
+FADE = 0.9
+"""What is left, a round later, of a demand that has not been seen for long enough."""
+
+
+def decide(situation: Situation) -> Proposal:
+    """Ask for more at once and for fewer with care; see the module."""
+    memory = dict(situation.memory)
+    seeing = [one for one in situation.models if not one.is_blind]
+    blind = [one for one in situation.models if one.is_blind]
+    cards, usd = _for_others(situation, blind)
+    now: list[Need] = []
+    lately: list[Need] = []
+    why: dict[ModelName, ScaleReason] = {}
+    for one in seeing:
+        per_s, why[one.model] = _demand(one, situation, memory)
+        own = _need(one, per_s, situation)
+        now.append(own)
+        lately.append(replace(own, per_s=_peak(one, per_s, memory, situation)))
+    planned, kept = cheapest(now, cards, usd), cheapest(lately, cards, usd)
+    wanted: list[Wanted] = []
+    refused = [_hold(one, ScaleReason.BLIND, (("waiting", one.waiting),)) for one in blind]
+    for one, own, peak in zip(seeing, now, lately, strict=True):
+        evidence = _evidence(one, own, peak, planned)
+        change = (
+            _more(one, own, planned.counts[one.model], why[one.model], evidence)
+            or _at_risk(one, situation, evidence)
+            or _other(one, kept.counts[one.model], situation, evidence)
+            or _fewer(one, kept.counts[one.model], situation, evidence)
+        )
+        for some in change:
+            (refused if some.reason in REFUSALS else wanted).append(some)
+    wanted.sort(key=lambda one: one.reason is not ScaleReason.FROM_ZERO)
+    return Proposal(tuple(wanted), tuple(refused), memory)
+
+
+LEAST_COST = Provisioner(NAME, decide)
+
+
+# --- demand ----------------------------------------------------------------------------------------------
+
+
+def _demand(one: Demanded, situation: Situation, memory: dict[str, float]) -> tuple[float, ScaleReason]:
+    """Calls per second to be ready for, and what it was that said so."""
+    settings, now_s = situation.settings, situation.now_s
+    ahead_s = settings.every_s + min((group.load_s for group in one.groups), default=0.0)
+    expected = one.arrivals.forecast(now_s, ahead_s)
+    high = expected.high_per_s(DEVIATIONS)
+    found, reason = high, ScaleReason.FORECAST
+    burst = surprise_per_s(one.arrivals.envelope(now_s), high, SURPRISE)
+    if burst > found:
+        found, reason = burst, ScaleReason.BURST
+    if one.idle_s >= settings.idle_after_s and not one.waiting:
+        found = 0.0
+    pressure = _pressure(one, situation, memory)
+    found = max(pressure * found, one.floor_per_s)
+    if one.waiting and not one.have:
+        return max(found, one.waiting / DRAIN_WITHIN_S), ScaleReason.FROM_ZERO
+    return found, reason
+
+
+def _pressure(one: Demanded, situation: Situation, memory: dict[str, float]) -> float:
+    key = f"{one.model}/pressure"
+    value = memory.get(key, 1.0)
+    is_settled = not any(group.starting for group in one.groups)
+    if one.risk > situation.settings.risk and is_settled:
+        value = min(PRESSURE_AT_MOST, value * PRESSURE_UP)
+    elif one.risk <= CALM * situation.settings.risk:
+        value = max(PRESSURE_AT_LEAST, value * PRESSURE_DOWN)
+    memory[key] = value
+    return value
+
+
+def _need(one: Demanded, per_s: float, situation: Situation) -> Need:
+    settings = situation.settings
+    return need(one.model, one.groups, one.kinds, per_s, settings.attain, settings.headroom)
+
+
+def _for_others(situation: Situation, blind: list[Demanded]) -> tuple[Mapping[AcceleratorName, int], float]:
+    """Cards and money that are left when those that nobody hears of keep what they have."""
+    cards, usd = dict(situation.cards), situation.settings.max_usd_per_h
+    for one in blind:
+        for group in one.groups:
+            count = group.have + group.draining
+            cards[group.bounds.accelerator] = (
+                cards.get(group.bounds.accelerator, 0) - count * group.bounds.cards
+            )
+            usd -= count * group.usd_per_h
+    return cards, usd
+
+
+# --- more ------------------------------------------------------------------------------------------------
+
+
+def _more(
+    one: Demanded, own: Need, counts: tuple[int, ...], reason: ScaleReason, evidence: Evidence
+) -> list[Wanted]:
+    """What the plan has and the model has not, if what it has is too little; at most twice as many in one round."""
+    coming = [group.ready + group.starting for group in one.groups]
+    if any(coming) and own.borne_per_s(coming) >= own.per_s:
+        return []
+    found = []
+    for group, count, there in zip(one.groups, counts, coming, strict=True):
+        extra = min(count - there, max(1, sum(coming)))
+        if extra > 0:
+            found.append(Wanted(one.model, group.bounds.accelerator, group.have + extra, reason, evidence))
+    return found
+
+
+def _at_risk(one: Demanded, situation: Situation, evidence: Evidence) -> list[Wanted]:
+    """One more where calls are predicted late although the plan is there: of the kind that helps the most for its
+    price, as a replay of the last minute tells."""
+    if one.risk <= situation.settings.risk or not one.past:
+        return []
+    if any(group.starting for group in one.groups):
+        return [_hold(one, ScaleReason.STARTING, evidence)]
+    if situation.now_s - one.raised_s < situation.settings.cooldown_s:
+        return [_hold(one, ScaleReason.COOLDOWN, evidence)]
+    late = late_share(one.past, machines_of(one.groups))
+    best: tuple[float, Group] | None = None
+    for group in one.groups:
+        if group.have >= group.most:
+            continue
+        gained = late - late_share(one.past, machines_of(one.groups, (group.bounds.accelerator, 1)))
+        worth = gained / group.usd_per_h if group.usd_per_h > 0 else math.inf
+        if gained > 0 and (best is None or worth > best[0]):
+            best = (worth, group)
+    if best is None:
+        return [_hold(one, ScaleReason.AT_MOST, evidence)] if late > 0 else []
+    group = best[1]
+    evidence = (*evidence, ("late", round(late, 4)))
+    return [Wanted(one.model, group.bounds.accelerator, group.have + 1, ScaleReason.RISK, evidence)]
+
+
+# --- other, and fewer ------------------------------------------------------------------------------------
+
+
+def _other(one: Demanded, kept: tuple[int, ...], situation: Situation, evidence: Evidence) -> list[Wanted]:
+    """Cheaper cards first; the dearer ones go once these are up."""
+    surplus = [group.have > count for group, count in zip(one.groups, kept, strict=True)]
+    missing = [(group, count) for group, count in zip(one.groups, kept, strict=True) if count > group.have]
+    if not missing or not any(surplus) or any(group.starting for group in one.groups):
+        return []
+    usd = sum(group.have * group.usd_per_h for group in one.groups)
+    then = sum(count * group.usd_per_h for group, count in zip(one.groups, kept, strict=True))
+    if then > (1 - WORTH_IT) * usd:
+        return []
+    if situation.now_s - max(one.raised_s, one.lowered_s) < situation.settings.cooldown_s:
+        return []
+    evidence = (*evidence, ("saves", round(usd - then, 4)))
+    return [
+        Wanted(one.model, group.bounds.accelerator, count, ScaleReason.CHEAPER, evidence)
+        for group, count in missing
+    ]
+
+
+def _fewer(one: Demanded, kept: tuple[int, ...], situation: Situation, evidence: Evidence) -> list[Wanted]:
+    """One replica less, the dearest that the plan for all that was to be borne in the last while does without."""
+    settings = situation.settings
+    for group in one.groups:
+        if group.failing and group.have > group.bounds.least:  # it has its card, and bears nothing
+            return [
+                Wanted(one.model, group.bounds.accelerator, group.have - 1, ScaleReason.UNNEEDED, evidence)
+            ]
+    pairs = list(zip(one.groups, kept, strict=True))
+    if any(group.starting for group in one.groups) or any(group.ready < count for group, count in pairs):
+        return []
+    surplus = [group for group, count in pairs if group.ready > max(count, group.bounds.least)]
+    if not surplus:
+        return []
+    group = max(surplus, key=lambda one: one.usd_per_h)
+    name, count = group.bounds.accelerator, group.have - 1
+    is_idle = not any(kept)
+    if is_idle and one.idle_s < settings.idle_after_s:
+        return []
+    if situation.now_s - max(one.raised_s, one.lowered_s) < settings.cooldown_s:
+        return [Wanted(one.model, name, count, ScaleReason.COOLDOWN, evidence)]
+    if not is_idle and late_share(one.past, machines_of(one.groups, (name, -1))) > settings.risk / 2:
+        return [Wanted(one.model, name, count, ScaleReason.REPLAY, evidence)]
+    return [Wanted(one.model, name, count, ScaleReason.IDLE if is_idle else ScaleReason.UNNEEDED, evidence)]
+
+
+def _peak(one: Demanded, per_s: float, memory: dict[str, float], situation: Situation) -> float:
+    """The highest demand of the last `idle_after_s`; what was higher before that fades from round to round."""
+    key, at_key = f"{one.model}/peak", f"{one.model}/peak_at"
+    peak, at_s = memory.get(key, 0.0), memory.get(at_key, -math.inf)
+    if per_s >= peak:
+        peak, at_s = per_s, situation.now_s
+    elif situation.now_s - at_s > situation.settings.idle_after_s:
+        peak = max(per_s, FADE * peak)
+        if peak < 1 / situation.settings.idle_after_s:
+            peak = per_s
+    memory[key], memory[at_key] = peak, at_s
+    return peak
+
+
+# --- words -----------------------------------------------------------------------------------------------
+
+
+def _hold(one: Demanded, reason: ScaleReason, evidence: Evidence) -> Wanted:
+    group = one.groups[0]
+    return Wanted(one.model, group.bounds.accelerator, group.have, reason, evidence)
+
+
+def _evidence(one: Demanded, own: Need, peak: Need, planned: FleetPlanned) -> Evidence:
+    counts = tuple(group.ready + group.starting for group in one.groups)
+    numbers = {
+        "demand": own.per_s,
+        "peak": peak.per_s,
+        "bears": own.borne_per_s(counts),
+        "risk": one.risk,
+        "over": one.over,
+        "waiting": one.waiting,
+        "share": planned.share,
+    }
+    return tuple((name, float(f"{value:.4g}")) for name, value in numbers.items())
