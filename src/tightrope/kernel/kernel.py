@@ -39,13 +39,16 @@ from tightrope.model.messages import (
 from tightrope.model.workflow import Workflow
 from tightrope.policy import router
 from tightrope.policy.learn import Learned
+from tightrope.policy.provision import Provisioner
 
 
 class Kernel:
     """Decides everything, does nothing. Equal settings and equal events give equal commands, for ever."""
 
-    def __init__(self, settings: KernelSettings) -> None:
+    def __init__(self, settings: KernelSettings, foreign: Provisioner | None = None) -> None:
+        """`foreign` is a provisioner that is in no table, for an experiment, known by its name."""
         self.settings = settings
+        self._foreign = foreign
         self.state = State(settings, router(settings.router))
 
     def handle(self, event: Event, now_s: float) -> list[Command]:
@@ -93,7 +96,7 @@ class Kernel:
             case FleetPlanned(plan):
                 return fleet.apply_plan(state, plan, now_s)
             case ProvisioningSet(provisioning):
-                return provision.begin(state, provisioning, now_s)
+                return provision.begin(state, provisioning, self._foreign, now_s)
             case TenantRegistered(tenant):
                 state.tenants[tenant.id] = tenant
             case AcceleratorRegistered(accelerator):

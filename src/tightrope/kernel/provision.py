@@ -17,22 +17,20 @@ from tightrope.model.ids import AcceleratorName, ModelName, ReplicaId
 from tightrope.model.messages import Command, NoteScaling, Wake, WakeAt, WakeKind
 from tightrope.model.profile import Profile
 from tightrope.model.provision import Bounds, Provisioning, ProvisionMode, ScaleAction
-from tightrope.policy.kinds import kinds_of
 from tightrope.policy.pace import at_pace
-from tightrope.policy.provision import Demanded, Group, Scaling, Situation, granted
+from tightrope.policy.provision import Demanded, Group, Provisioner, Scaling, Situation, granted
 from tightrope.policy.provisioners import provisioner
 
-REPLAYED_S = 60.0
-"""What has come in this time is played again."""
 BLIND_AFTER_S = 10.0
 """Silence of replicas that hold calls, beyond which nothing is decided about them."""
 FAILING_AFTER = 2
 """A replica that was lost so often in a row, without an answer in between, is not counted on."""
 
 
-def begin(state: State, settings: Provisioning, now_s: float) -> list[Command]:
+def begin(state: State, settings: Provisioning, foreign: Provisioner | None, now_s: float) -> list[Command]:
     """Provision from now on, as `settings` say; what was learned is kept."""
-    policy = provisioner(settings.policy)
+    is_foreign = foreign is not None and foreign.name == settings.policy
+    policy = foreign if foreign is not None and is_foreign else provisioner(settings.policy)
     known = state.provisioned
     if known is None:
         state.provisioned = Provisioned(settings, policy)
@@ -107,8 +105,9 @@ def _demanded(
     return Demanded(
         model=model,
         groups=groups,
-        kinds=kinds_of(demand.past, [group.profile for group in groups]),
         arrivals=demand.arrivals,
+        past=tuple(demand.past),
+        calls_per_run=sum(demand.calls_by_tenant.values()) / max(1.0, sum(known.runs_by_tenant.values())),
         ongoing=ongoing,
         waiting=len(waiting) + is_awaited,
         oldest_s=max((now_s - call.ready_s for call in waiting), default=0.0),
@@ -119,7 +118,6 @@ def _demanded(
         raised_s=demand.raised_s,
         lowered_s=demand.lowered_s,
         is_blind=is_blind,
-        past=tuple(call for call in demand.past if call.at_s > now_s - REPLAYED_S),
     )
 
 

@@ -39,15 +39,22 @@ def note_demanded(state: State, run: Run, call: Call, now_s: float) -> None:
     if state.provisioned is None or call.job is None or call.model is None:
         return
     pool, job = state.pool(call.model), call.job
-    call.came_late = job.is_hopeless
+    call.came_late = now_s + call.usual_s > job.due_s
     demand = pool.demand
     demand.arrivals.note(now_s)
     demand.busy_s = now_s
     demand.calls_by_tenant[run.tenant] = demand.calls_by_tenant.get(run.tenant, 0.0) + 1
-    if not job.is_hopeless:
-        budget_s = math.inf if math.isinf(job.due_s) else job.budget_s
+    if not call.came_late:
         demand.past.append(
-            PastCall(now_s, job.prompt_tokens, job.output_tokens, budget_s, job.tpot_s, job.is_terminal)
+            PastCall(
+                now_s,
+                job.prompt_tokens,
+                job.output_tokens,
+                call.usual_s,
+                job.due_s - now_s - call.usual_s,
+                job.tpot_s,
+                job.is_terminal,
+            )
         )
     if not any(replica.is_planned for replica in pool.replicas.values()):
         state.provisioned.is_called_for = True

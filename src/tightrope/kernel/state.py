@@ -177,7 +177,7 @@ class Call:
 
     `last_chance_s` is when it must have ended even if the rest of the run is short; `usual_s` is how long it takes
     alone on the best of the cards `usual_on`. `thought` is where it is placed in thought. With `is_demoted` it is
-    behind the live ones only for the sake of others. `came_late`: it was hopeless as it came into the line.
+    behind the live ones only for the sake of others. `came_late`: no fleet could have saved it as it came.
     `predicted_ms` is its critical time as it was dispatched.
     """
 

@@ -39,6 +39,15 @@ class Need:
     bears: tuple[tuple[float, ...], ...]
     per_s: float
 
+    @property
+    def usd_per_h(self) -> float:
+        """What it would cost if replicas could be had in fractions: every kind on the card that is cheapest for it."""
+        found = 0.0
+        for share, row in zip(self.shares, self.bears, strict=True):
+            each = [group.usd_per_h / one for group, one in zip(self.groups, row, strict=True) if one > 0]
+            found += self.per_s * share * min(each, default=0.0)
+        return found
+
     def borne_per_s(self, counts: Sequence[int]) -> float:
         """Calls per second that so many replicas of each group bear together."""
         return _borne_per_s(tuple(counts), self.shares, self.bears)

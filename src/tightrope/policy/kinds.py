@@ -17,30 +17,26 @@ AMONG = 4
 """Calls are never alone: a card is one for a call if it is in time among so many."""
 
 
-def kinds_of(past: Iterable[PastCall], cards: Sequence[Profile]) -> tuple[Kind, ...]:
-    """The kinds, each with its share, in a fixed order."""
+def kinds_of(past: Iterable[PastCall], cards: Sequence[Profile], part: float) -> tuple[Kind, ...]:
+    """The kinds, each with its share, in a fixed order, if each call is given `part` of its run's spare time."""
     calls = list(past)
     alike: dict[tuple[bool, tuple[bool, ...]], list[PastCall]] = {}
     for call in calls:
-        alike.setdefault((call.is_terminal, _where(call, cards)), []).append(call)
-    return tuple(_kind(alike[key], len(calls)) for key in sorted(alike))
+        alike.setdefault((call.is_terminal, _where(call, cards, part)), []).append(call)
+    return tuple(_as_kind(alike[key], len(alike[key]) / len(calls), part) for key in sorted(alike))
 
 
-def _where(call: PastCall, cards: Sequence[Profile]) -> tuple[bool, ...]:
-    own = _as_kind([call], 1.0)
-    return tuple(critical_s(card, own, AMONG) <= call.budget_s for card in cards)
+def _where(call: PastCall, cards: Sequence[Profile], part: float) -> tuple[bool, ...]:
+    own = _as_kind([call], 1.0, part)
+    return tuple(critical_s(card, own, AMONG) <= own.budget_s for card in cards)
 
 
-def _kind(calls: Sequence[PastCall], of: int) -> Kind:
-    return _as_kind(calls, len(calls) / of)
-
-
-def _as_kind(calls: Sequence[PastCall], share: float) -> Kind:
+def _as_kind(calls: Sequence[PastCall], share: float, part: float) -> Kind:
     return Kind(
         share=share,
         prompt_tokens=fmean(call.prompt_tokens for call in calls),
         output_tokens=fmean(call.output_tokens for call in calls),
-        budget_s=median(call.budget_s for call in calls),
+        budget_s=median(call.budget_s(part) for call in calls),
         tpot_s=min(call.tpot_s for call in calls),
         is_terminal=calls[0].is_terminal,
     )
