@@ -17,6 +17,7 @@ from tightrope.app.cli.frame import ANSWER_IS_NO, Answer, Common
 from tightrope.app.live_bench import LIVE_POLICIES, Live, bench_live
 from tightrope.app.paper_bench import bench_paper
 from tightrope.app.parity_bench import bench_parity
+from tightrope.app.provision_bench import bench_disturbed, bench_provision
 from tightrope.app.scenario_bench import Options, bench_family, bench_limit, bench_scenario
 from tightrope.app.tables import grid
 from tightrope.bench.credibility import credibility, credibility_table
@@ -148,6 +149,8 @@ BENCHES: dict[str, Callable[[Common, Options], Answer]] = {
     "ablation": _ablation,
     "limit": bench_limit,
     "paper": bench_paper,
+    "provision": bench_provision,
+    "disturbed": bench_disturbed,
     "decision": _decision,
     "kernel": _kernel,
     "live": _live,

@@ -84,6 +84,8 @@ def bench(
     ablation     foresight without one of its parts, in turn
     limit        policies beside the best that was found and what nobody can pass
     paper        the experiments of the paper this work starts from, its figures beside ours
+    provision    what an elastic fleet costs under each provisioner
+    disturbed    elastic fleets when something goes wrong
     credibility  the simulated engine against a recorded run of a real one
     decision     what one routing decision costs
     kernel       what the kernel costs for one event
