@@ -186,8 +186,8 @@ def shaken_markdown(scenario: str, seeds: Sequence[int], found: Sequence[Shaken]
     explained = (
         f"Fleet of `{scenario}`, {LASTS_S:g} s of load, disturbed after {AT_S:g} s; the first {WARM_UP_S:g} s are not "
         f"counted; seeds {', '.join(map(str, seeds))}. *recovered in*: until at least {RECOVERED:.0%} of the runs of "
-        f"every {SPELL_S:g} s keep their promise again, the longest of the seeds. *turns*: most changes of direction of "
-        "one model within 10 minutes. *aborted*: calls that were not brought to their end, on lost cards included."
+        f"every {SPELL_S:g} s keep their promise again, the longest of the seeds. *turns*: most changes of direction "
+        "of one model within 10 minutes. *aborted*: calls that were not brought to their end, on lost cards included."
     )
     return f"# Provisioners, disturbed\n\n{explained}\n\n{what}\n\n{shaken_table(found)}\n"
 
