@@ -209,17 +209,18 @@ def _raise(state: State, pool: Pool, scaling: Scaling, now_s: float) -> list[Com
     specs = draining[:missing]
     specs += [
         ReplicaSpec(name, scaling.model, scaling.accelerator)
-        for name in _free_names(pool, scaling.model, scaling.accelerator, missing - len(specs))
+        for name in _free_names(state, scaling.model, scaling.accelerator, missing - len(specs))
     ]
     return [command for spec in specs for command in fleet.order(state, spec, now_s)]
 
 
-def _free_names(pool: Pool, model: ModelName, card: AcceleratorName, count: int) -> list[ReplicaId]:
+def _free_names(state: State, model: ModelName, card: AcceleratorName, count: int) -> list[ReplicaId]:
+    """The first names that no replica has, nor one that is still ending."""
     found: list[ReplicaId] = []
     number = 1
     while len(found) < count:
         name = ReplicaId(f"{model}-{card}-{number}")
-        if name not in pool.replicas:
+        if name not in state.replicas and name not in state.stopping:
             found.append(name)
         number += 1
     return found
