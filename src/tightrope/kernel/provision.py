@@ -84,10 +84,21 @@ def _situation(state: State, known: Provisioned, now_s: float) -> Situation:
     return Situation(
         now_s=now_s,
         models=tuple(_demanded(state, known, model, bounds, now_s) for model, bounds in by_model.items()),
-        cards={card.name: card.count for card in state.accelerators.values()},
+        cards=_cards(state, known),
         settings=known.settings,
         memory=known.memory,
     )
+
+
+def _cards(state: State, known: Provisioned) -> dict[AcceleratorName, int]:
+    """Cards of each kind without those of replicas that no bound speaks of: they keep theirs."""
+    found = {card.name: card.count for card in state.accelerators.values()}
+    mine = {(bounds.model, bounds.accelerator) for bounds in known.settings.bounds}
+    for replica in state.replicas.values():
+        spec = replica.spec
+        if spec.url is None and (spec.model, spec.accelerator) not in mine:
+            found[spec.accelerator] = max(0, found.get(spec.accelerator, 0) - 1)
+    return found
 
 
 def _demanded(
