@@ -10,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from tightrope.model.ids import AcceleratorName, ModelName, StepId, TenantId
-from tightrope.model.provision import Provisioning
+from tightrope.model.provision import Provisioning, ProvisionMode
 from tightrope.policy.forecast import Arrivals
 from tightrope.policy.provision import PastCall, Provisioner, ScaleReason
 
@@ -68,8 +68,10 @@ class Provisioned:
     is_called_for: bool = False
 
     def may_order(self, model: ModelName) -> bool:
-        """Whether the bounds leave room for a replica of the model."""
-        return any(bounds.model == model and bounds.most > 0 for bounds in self.settings.bounds)
+        """Whether the bounds leave room for a replica of the model, and it would be ordered."""
+        return self.settings.mode is ProvisionMode.ACT and any(
+            bounds.model == model and bounds.most > 0 for bounds in self.settings.bounds
+        )
 
     def cards_of(self, model: ModelName) -> set[AcceleratorName]:
         """The kinds of card that it may be on."""
