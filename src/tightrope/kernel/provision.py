@@ -61,8 +61,8 @@ def look(state: State, now_s: float) -> list[Command]:
     known.memory = dict(proposal.memory)
     commands: list[Command] = []
     scalings = granted(situation, proposal)
-    refused = {(one.model, one.accelerator) for one in scalings if one.action is ScaleAction.HOLD}
-    known.held = {key: what for key, what in known.held.items() if key in refused}
+    spoken_of = {(one.action, one.model, one.accelerator) for one in scalings}
+    known.held = {key: what for key, what in known.held.items() if key in spoken_of}
     for scaling in scalings:
         commands += _carry_out(state, known, scaling, now_s)
     return commands
@@ -192,7 +192,7 @@ def _carry_out(state: State, known: Provisioned, scaling: Scaling, now_s: float)
         scaling.evidence,
         is_advice,
     )
-    key = (scaling.model, scaling.accelerator)
+    key = (scaling.action, scaling.model, scaling.accelerator)
     if is_advice or scaling.action is ScaleAction.HOLD:
         said = (scaling.reason, scaling.wants)
         if known.held.get(key) == said:
