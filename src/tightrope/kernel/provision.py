@@ -28,12 +28,18 @@ FAILING_AFTER = 2
 
 
 def begin(state: State, settings: Provisioning, foreign: Provisioner | None, now_s: float) -> list[Command]:
-    """Provision from now on, as `settings` say; what was learned is kept."""
+    """Provision from now on, as `settings` say; what was learned is kept.
+
+    Nobody has listened before: idle times and silence count from now on.
+    """
     is_foreign = foreign is not None and foreign.name == settings.policy
     policy = foreign if foreign is not None and is_foreign else provisioner(settings.policy)
     known = state.provisioned
     if known is None:
         state.provisioned = Provisioned(settings, policy)
+        for bounds in settings.bounds:
+            demand = state.pool(bounds.model).demand
+            demand.heard_s = demand.busy_s = now_s
     else:
         known.settings, known.memory = settings, known.memory if known.policy is policy else {}
         known.policy = policy
