@@ -68,7 +68,16 @@ def stop_if_drained(state: State, replica_id: ReplicaId) -> list[Command]:
     if replica is None or replica.state is not ReplicaState.DRAINING or replica.held:
         return []
     state.forget(replica)
+    state.stopping.add(replica_id)
     return [StopReplica(replica_id)]
+
+
+def replica_stopped(state: State, replica_id: ReplicaId, now_s: float) -> list[Command]:
+    """It ended as it was told to, even if another one of its name is on order by now; otherwise it is lost."""
+    if replica_id in state.stopping:
+        state.stopping.remove(replica_id)
+        return []
+    return replica_lost(state, ReplicaLost(replica_id, "it was stopped from outside"), now_s)
 
 
 def replica_ready(state: State, event: ReplicaReady, now_s: float) -> list[Command]:

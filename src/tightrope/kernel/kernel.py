@@ -92,7 +92,7 @@ class Kernel:
             case ReplicaLost():
                 return fleet.replica_lost(state, event, now_s)
             case ReplicaStopped(replica):
-                return fleet.replica_lost(state, ReplicaLost(replica, "it was stopped from outside"), now_s)
+                return fleet.replica_stopped(state, replica, now_s)
             case FleetPlanned(plan):
                 return fleet.apply_plan(state, plan, now_s)
             case ProvisioningSet(provisioning):

@@ -28,12 +28,18 @@ FAILING_AFTER = 2
 
 
 def begin(state: State, settings: Provisioning, foreign: Provisioner | None, now_s: float) -> list[Command]:
-    """Provision from now on, as `settings` say; what was learned is kept."""
+    """Provision from now on, as `settings` say; what was learned is kept.
+
+    Nobody has listened before: idle times and silence count from now on.
+    """
     is_foreign = foreign is not None and foreign.name == settings.policy
     policy = foreign if foreign is not None and is_foreign else provisioner(settings.policy)
     known = state.provisioned
     if known is None:
         state.provisioned = Provisioned(settings, policy)
+        for bounds in settings.bounds:
+            demand = state.pool(bounds.model).demand
+            demand.heard_s = demand.busy_s = now_s
     else:
         known.settings, known.memory = settings, known.memory if known.policy is policy else {}
         known.policy = policy
@@ -61,8 +67,8 @@ def look(state: State, now_s: float) -> list[Command]:
     known.memory = dict(proposal.memory)
     commands: list[Command] = []
     scalings = granted(situation, proposal)
-    refused = {(one.model, one.accelerator) for one in scalings if one.action is ScaleAction.HOLD}
-    known.held = {key: what for key, what in known.held.items() if key in refused}
+    spoken_of = {(one.action, one.model, one.accelerator) for one in scalings}
+    known.held = {key: what for key, what in known.held.items() if key in spoken_of}
     for scaling in scalings:
         commands += _carry_out(state, known, scaling, now_s)
     return commands
@@ -84,10 +90,21 @@ def _situation(state: State, known: Provisioned, now_s: float) -> Situation:
     return Situation(
         now_s=now_s,
         models=tuple(_demanded(state, known, model, bounds, now_s) for model, bounds in by_model.items()),
-        cards={card.name: card.count for card in state.accelerators.values()},
+        cards=_cards(state, known),
         settings=known.settings,
         memory=known.memory,
     )
+
+
+def _cards(state: State, known: Provisioned) -> dict[AcceleratorName, int]:
+    """Cards of each kind without those of replicas that no bound speaks of: they keep theirs."""
+    found = {card.name: card.count for card in state.accelerators.values()}
+    mine = {(bounds.model, bounds.accelerator) for bounds in known.settings.bounds}
+    for replica in state.replicas.values():
+        spec = replica.spec
+        if spec.url is None and (spec.model, spec.accelerator) not in mine:
+            found[spec.accelerator] = max(0, found.get(spec.accelerator, 0) - 1)
+    return found
 
 
 def _demanded(
@@ -181,7 +198,7 @@ def _carry_out(state: State, known: Provisioned, scaling: Scaling, now_s: float)
         scaling.evidence,
         is_advice,
     )
-    key = (scaling.model, scaling.accelerator)
+    key = (scaling.action, scaling.model, scaling.accelerator)
     if is_advice or scaling.action is ScaleAction.HOLD:
         said = (scaling.reason, scaling.wants)
         if known.held.get(key) == said:
@@ -209,17 +226,18 @@ def _raise(state: State, pool: Pool, scaling: Scaling, now_s: float) -> list[Com
     specs = draining[:missing]
     specs += [
         ReplicaSpec(name, scaling.model, scaling.accelerator)
-        for name in _free_names(pool, scaling.model, scaling.accelerator, missing - len(specs))
+        for name in _free_names(state, scaling.model, scaling.accelerator, missing - len(specs))
     ]
     return [command for spec in specs for command in fleet.order(state, spec, now_s)]
 
 
-def _free_names(pool: Pool, model: ModelName, card: AcceleratorName, count: int) -> list[ReplicaId]:
+def _free_names(state: State, model: ModelName, card: AcceleratorName, count: int) -> list[ReplicaId]:
+    """The first names that no replica has, nor one that is still ending."""
     found: list[ReplicaId] = []
     number = 1
     while len(found) < count:
         name = ReplicaId(f"{model}-{card}-{number}")
-        if name not in pool.replicas:
+        if name not in state.replicas and name not in state.stopping:
             found.append(name)
         number += 1
     return found

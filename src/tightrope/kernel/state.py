@@ -284,6 +284,8 @@ class State:
         self.pools: dict[ModelName, Pool] = {}
         self.replicas: dict[ReplicaId, Replica] = {}
         self.draining: dict[ReplicaId, None] = {}
+        self.stopping: set[ReplicaId] = set()
+        """Replicas that were told to end and have not said that they did."""
         self.touched: dict[ModelName, dict[ReplicaId, None]] = {}
         """Models whose line is to be looked at, and on which replicas there is new room."""
         self.runs_by_tenant: dict[TenantId, int] = {}

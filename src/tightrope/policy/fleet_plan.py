@@ -25,6 +25,8 @@ DIGITS = 3
 """What a replica bears is known no better than this, and equal questions need not be asked twice."""
 HARSH = 0.25
 """A budget is too tight for a fleet where every card bears less than this part of what it would without one."""
+UNKNOWN = Kind(share=1.0, prompt_tokens=1024.0, output_tokens=128.0, budget_s=math.inf)
+"""What calls are taken to be like while none has come."""
 MOST_FLEETS = 250
 """Fleets of one model that are all looked at; of more, only some that are built up by rules."""
 MOST_LOOKED_AT = 2000
@@ -78,6 +80,7 @@ def need(
     Calls whose budget no card can keep, or only all but empty, are late anyway or too dear to be kept: they are borne
     wherever there is time for them.
     """
+    kinds = kinds or (UNKNOWN,)
     bears: list[tuple[float, ...]] = []
     for kind in kinds:
         row = [bearable_per_s(group.profile, kind, attain) for group in groups]

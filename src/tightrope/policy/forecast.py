@@ -63,8 +63,10 @@ class Arrivals:
             self._moments.popleft()
 
     def forecast(self, now_s: float, ahead_s: float) -> Forecast:
-        """The rate `ahead_s` from now. Before a bin is full it is what has come in it."""
+        """The rate `ahead_s` from now. Before a bin is full it is what has come in it; 0 if nothing ever came."""
         self._advance(now_s)
+        if self.last_s == -math.inf:
+            return Forecast(0.0, 0.0)
         if self._bins == 0:
             begun_s = max(1.0, now_s - (self._bin or 0) * BIN_S) if self._bin is not None else BIN_S
             return Forecast(self._count / begun_s, math.sqrt(self._count) / begun_s)
