@@ -55,10 +55,12 @@ def note_demanded(state: State, run: Run, call: Call, now_s: float) -> None:
 
 def note_dispatched(state: State, pool: Pool, call: Call, routed: Routed, now_s: float) -> None:
     """A call goes to a replica; whether it is expected to be late is known now."""
-    if state.provisioned is None or call.job is None or call.came_late or math.isinf(call.job.due_s):
+    if state.provisioned is None:
+        return
+    pool.demand.heard_s = max(pool.demand.heard_s, now_s)  # silence begins here
+    if call.job is None or call.came_late or math.isinf(call.job.due_s):
         return
     pool.demand.late.note(now_s + routed.offers[0].estimate.crit / 1000 > call.job.due_s, now_s)
-    pool.demand.heard_s = max(pool.demand.heard_s, now_s)
 
 
 def note_heard(state: State, call: Call, now_s: float) -> None:
