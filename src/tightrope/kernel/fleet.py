@@ -105,6 +105,14 @@ def replica_lost(state: State, event: ReplicaLost, now_s: float) -> list[Command
     return [*commands, WakeAt(now_s + pause_s, Wake(WakeKind.REPLICA_RESTART, event.replica))]
 
 
+def replica_stopped(state: State, replica_id: ReplicaId, now_s: float) -> list[Command]:
+    """Its process has ended. One that is starting has not begun yet: that was the one before it by the same name."""
+    replica = state.replicas.get(replica_id)
+    if replica is None or replica.state is ReplicaState.STARTING:
+        return []
+    return replica_lost(state, ReplicaLost(replica_id, "it was stopped from outside"), now_s)
+
+
 def restart(state: State, replica_id: ReplicaId, now_s: float) -> list[Command]:
     """The pause after a loss is over: order the replica again if the plan still lists it."""
     replica = state.replicas.get(replica_id)

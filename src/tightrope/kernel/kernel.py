@@ -54,6 +54,7 @@ class Kernel:
         commands += self._place_touched(now_s)
         if self.state.provisioned is not None and self.state.provisioned.is_called_for:
             commands += provision.look(self.state, now_s)
+            commands += self._place_touched(now_s)  # on what was to go and stays
         commands += self._stop_drained()
         for pool in self.state.pools.values():
             pool.roster.settle(now_s)
@@ -89,7 +90,7 @@ class Kernel:
             case ReplicaLost():
                 return fleet.replica_lost(state, event, now_s)
             case ReplicaStopped(replica):
-                return fleet.replica_lost(state, ReplicaLost(replica, "it was stopped from outside"), now_s)
+                return fleet.replica_stopped(state, replica, now_s)
             case FleetPlanned(plan):
                 return fleet.apply_plan(state, plan, now_s)
             case ProvisioningSet(provisioning):
