@@ -53,9 +53,10 @@ def round_is_due(state: State, now_s: float, serial: int) -> list[Command]:
 
 
 def look(state: State, now_s: float) -> list[Command]:
-    """One round: look at everything, decide, and do it. While the server shuts down nothing is changed."""
+    """One round: look at everything, decide, and do it. While the server shuts down nothing is changed, but for runs
+    under way that find no replica."""
     known = state.provisioned
-    if known is None or state.is_draining:
+    if known is None:
         return []
     known.is_called_for = False
     situation = _situation(state, known, now_s)
@@ -63,11 +64,20 @@ def look(state: State, now_s: float) -> list[Command]:
     known.memory = dict(proposal.memory)
     commands: list[Command] = []
     scalings = granted(situation, proposal)
-    refused = {(one.model, one.accelerator) for one in scalings if one.action is ScaleAction.HOLD}
-    known.held = {key: what for key, what in known.held.items() if key in refused}
+    if state.is_draining:
+        scalings = [
+            one for one in scalings if one.action is ScaleAction.UP and _is_stranded(state, one.model)
+        ]
+    said = {(one.action, one.model, one.accelerator) for one in scalings}
+    known.held = {key: what for key, what in known.held.items() if key in said}
     for scaling in scalings:
         commands += _carry_out(state, known, scaling, now_s)
     return commands
+
+
+def _is_stranded(state: State, model: ModelName) -> bool:
+    pool = state.pool(model)
+    return bool(pool.line) and not any(replica.is_planned for replica in pool.replicas.values())
 
 
 def _next(state: State, now_s: float) -> WakeAt:
@@ -183,7 +193,7 @@ def _carry_out(state: State, known: Provisioned, scaling: Scaling, now_s: float)
         scaling.evidence,
         is_advice,
     )
-    key = (scaling.model, scaling.accelerator)
+    key = (scaling.action, scaling.model, scaling.accelerator)
     if is_advice or scaling.action is ScaleAction.HOLD:
         said = (scaling.reason, scaling.wants)
         if known.held.get(key) == said:
