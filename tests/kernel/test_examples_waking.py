@@ -108,6 +108,26 @@ def test_a_replica_that_was_stopped_from_outside_is_lost() -> None:
     assert (again.run, again.attempt) == (call.run, 1)
 
 
+def test_of_a_lost_replica_that_is_not_wanted_any_more_nothing_is_left() -> None:
+    script = a_script()
+    script.submit(workflow=ONE)
+    script.ready("small-slow-1@slow")
+    script.lost("small-slow-1")
+    assert [stop.replica for stop in of(StopReplica, script.plan(""))] == ["small-slow-1"]
+    assert script.tell(ReplicaStopped(ReplicaId("small-slow-1"))) == []
+
+
+def test_where_one_kind_of_card_does_not_come_up_another_one_is_taken() -> None:
+    script = a_script()
+    script.submit(workflow=ONE)
+    script.lost("small-slow-1")
+    script.wake(WakeKind.REPLICA_RESTART)
+    script.lost("small-slow-1")
+    said = a_round(script)
+    assert started(said) == ["small-fast-1"]
+    assert dispatched(script.ready("small-fast-1@fast")).replica == "small-fast-1"
+
+
 def test_a_replica_that_drains_stays_for_a_call_that_finds_no_other_and_serves_it_at_once() -> None:
     script = a_script()
     script.submit(workflow=ONE)
