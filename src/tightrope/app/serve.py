@@ -33,8 +33,11 @@ from tightrope.gateway.offers import Offer, offers
 from tightrope.model.errors import InvalidConfig, StoreFailed
 from tightrope.model.fleet import ReplicaState
 from tightrope.model.ids import TenantId
+from tightrope.model.messages import Command, Event, NoteScaling
 from tightrope.model.provision import ProvisionMode
 from tightrope.model.workflow import Workflow
+from tightrope.reports.fleet import sentence
+from tightrope.runtime.driver import Observer
 
 log = logging.getLogger("tightrope")
 
@@ -93,7 +96,7 @@ async def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT. Raises CannotListen, InvalidInput and StoreFailed before anything started."""
     listener = listen(config)
-    runtime = compose(config, workflows, die_with_parent=die_with_parent)
+    runtime = compose(config, workflows, die_with_parent=die_with_parent, observers=(_telling(say),))
     # Signals are taken until all is closed: one too many must not end this process before its engines.
     with _Signals() as signals:
         try:
@@ -256,6 +259,16 @@ def _say_profiles(runtime: Runtime, say: Say) -> None:
             say(
                 f"{model.name} on {card.name} has no profile yet: run `tightrope profile {model.name} --on {card.name}`"
             )
+
+
+def _telling(say: Say) -> Observer:
+    """Says what the provisioner does to the fleet, and what stands in its way."""
+
+    def observe(message: Event | Command, _: float) -> None:
+        if isinstance(message, NoteScaling):
+            say(sentence(message))
+
+    return observe
 
 
 class _Server(uvicorn.Server):
