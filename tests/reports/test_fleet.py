@@ -42,13 +42,13 @@ def test_every_reason_has_its_words() -> None:
     [
         (
             UP,
-            "tiny on fast goes from 0 to 1 replica: calls wait and it has no replica (1.97 calls/s asked for, bears 0"
-            + " calls/s, 2 waiting)",
+            ("tiny on fast goes from 0 to 1 replica: calls wait and it has no replica (1.97 calls/s asked for, bears 0"
+             " calls/s, 2 waiting)"),
         ),
         (
             NoteScaling(ScaleAction.HOLD, TINY, FAST, 2, 3, "no-card", (("share", 0.8), ("risk", 0.12))),
-            "tiny on fast stays at 2, 3 wanted: there is no free card (80% of it can be borne at all,"
-            + " 12% predicted late)",
+            ("tiny on fast stays at 2, 3 wanted: there is no free card (80% of it can be borne at all,"
+             " 12% predicted late)"),
         ),
         (
             NoteScaling(ScaleAction.DOWN, TINY, FAST, 3, 2, "cheaper", (("saves", 1.25),), is_advice=True),
