@@ -18,8 +18,8 @@ setup: $(VENV)/.installed ## install everything: pinned packages, the engine, a 
 demo: setup ## two tenants' workflows on real models and unequal replicas
 	@$(BIN)/tightrope demo $(ARGS)
 
-test: setup ## all tests
-	@$(BIN)/python -m pytest $(ARGS)
+test: setup ## all tests, in two processes
+	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 check: $(VENV)/.installed ## style, types and the direction of imports
 	$(BIN)/ruff check .
