@@ -104,7 +104,7 @@ def cheapest(
     A need beyond all that its model may have is cut to that. Where cards or budget are short for all, the fleet bears
     the largest of SHARES of each; with 0 it is what the bounds demand, and they may be short of even that.
     """
-    needs = [replace(one, per_s=min(one.per_s, _most_per_s(one, cards))) for one in needs]
+    needs = [_possible(one, cards) for one in needs]
     found = _cheapest(needs, cards, max_usd_per_h, SHARES[0], is_starting_free)
     if found is not None:
         return found
@@ -119,13 +119,16 @@ def cheapest(
     return FleetPlanned(least, _usd(needs, least), 0.0)
 
 
-def _most_per_s(one: Need, cards: Mapping[AcceleratorName, int]) -> float:
-    """What the model bears if it has all that it may, and all cards."""
-    most = [
-        max(group.bounds.least, min(group.most, cards.get(group.bounds.accelerator, 0) // group.bounds.cards))
-        for group in one.groups
+def _possible(one: Need, cards: Mapping[AcceleratorName, int]) -> Need:
+    """The need cut to what the model bears with all cards, and its groups to as many replicas as there are cards."""
+    fitting = [cards.get(group.bounds.accelerator, 0) // group.bounds.cards for group in one.groups]
+    pairs = list(zip(one.groups, fitting, strict=True))
+    most = [max(group.bounds.least, min(group.most, fits)) for group, fits in pairs]
+    groups = [
+        replace(group, bounds=replace(group.bounds, most=min(group.bounds.most, fits)))
+        for group, fits in pairs
     ]
-    return one.borne_per_s(most)
+    return replace(one, groups=tuple(groups), per_s=min(one.per_s, one.borne_per_s(most)))
 
 
 def _cheapest(
