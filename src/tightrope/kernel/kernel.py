@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from tightrope.kernel import fleet, health, learning, placing, provision, runs
+from tightrope.kernel.overdue import await_first_token, first_token_is_overdue
 from tightrope.kernel.state import KernelSettings, State, Template
 from tightrope.model.ids import CallId, ReplicaId, RunId, StepId, WorkflowId
 from tightrope.model.messages import (
@@ -128,6 +129,9 @@ class Kernel:
                 return runs.join_is_due(state, RunId(run), StepId(step), now_s)
             case WakeKind.CALL_QUEUE | WakeKind.CALL_ATTEMPT | WakeKind.CALL_SILENT:
                 return runs.call_timed_out(state, CallId(wake.subject), wake.kind, now_s)
+            case WakeKind.CALL_OVERDUE:
+                first_token_is_overdue(state, CallId(wake.subject))
+                return []
             case WakeKind.CALL_RETRY:
                 run, step, index = wake.subject.rsplit("/", 2)
                 return runs.retry(state, RunId(run), StepId(step), int(index), now_s)
@@ -158,7 +162,9 @@ class Kernel:
         commands: list[Command] = []
         while self.state.touched:
             model, opened = next(iter(self.state.touched.items()))
-            commands += placing.place(self.state, self.state.pool(model), tuple(opened), now_s)
+            pool = self.state.pool(model)
+            commands += placing.place(self.state, pool, tuple(opened), now_s)
+            commands += await_first_token(self.state, pool, now_s)
             self.state.touched.pop(model, None)
         return commands
 

@@ -241,7 +241,8 @@ class Pool:
     until they are asked for. `is_long` says that the line is no longer walked to its end at every event; then
     `arrived` are the calls that have come since, `cursor` is the place in the line where the next ones are looked
     at again, and `thoughtful` are the replicas where calls are placed in thought. `demoted` are the calls of the
-    line that are behind the live ones for the sake of others, by their latest finish.
+    line that are behind the live ones for the sake of others, by their latest finish. `awaited` is the
+    dispatched call whose first token, if it is overdue, is no longer waited for.
     """
 
     model: ModelName
@@ -261,6 +262,7 @@ class Pool:
     demoted: list[tuple[float, CallId]] = field(default_factory=list)
     offered: Offered = field(default_factory=Offered)
     demand: Demand = field(default_factory=Demand)
+    awaited: CallId | None = None
 
     def ready(self) -> list[Replica]:
         """Replicas that may be given calls, in id order."""
