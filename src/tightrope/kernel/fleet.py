@@ -53,11 +53,14 @@ def order(state: State, spec: ReplicaSpec, now_s: float) -> list[Command]:
 
 
 def retire(state: State, replica: Replica) -> list[Command]:
-    """Drain: nothing new goes there, and it ends when it holds nothing any more."""
+    """Drain: nothing new goes there, and it ends when it holds nothing any more.
+
+    One that is lost ends at once: something may be left of it.
+    """
     state.plan_for(replica, False)
     if replica.state is ReplicaState.LOST:
         state.forget(replica)
-        return []
+        return [StopReplica(replica.spec.id)]
     state.move(replica, ReplicaState.DRAINING)
     return stop_if_drained(state, replica.spec.id)
 

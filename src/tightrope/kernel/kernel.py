@@ -57,6 +57,7 @@ class Kernel:
         commands += self._place_touched(now_s)
         if self.state.provisioned is not None and self.state.provisioned.is_called_for:
             commands += provision.look(self.state, now_s)
+            commands += self._place_touched(now_s)  # on what was to go and stays
         commands += self._stop_drained()
         for pool in self.state.pools.values():
             pool.roster.settle(now_s)

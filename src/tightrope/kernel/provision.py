@@ -57,9 +57,10 @@ def round_is_due(state: State, now_s: float, serial: int) -> list[Command]:
 
 
 def look(state: State, now_s: float) -> list[Command]:
-    """One round: look at everything, decide, and do it. While the server shuts down nothing is changed."""
+    """One round: look at everything, decide, and do it. While the server shuts down nothing is changed, but for runs
+    under way that find no replica."""
     known = state.provisioned
-    if known is None or state.is_draining:
+    if known is None:
         return []
     known.is_called_for = False
     situation = _situation(state, known, now_s)
@@ -67,11 +68,20 @@ def look(state: State, now_s: float) -> list[Command]:
     known.memory = dict(proposal.memory)
     commands: list[Command] = []
     scalings = granted(situation, proposal)
-    spoken_of = {(one.action, one.model, one.accelerator) for one in scalings}
-    known.held = {key: what for key, what in known.held.items() if key in spoken_of}
+    if state.is_draining:
+        scalings = [
+            one for one in scalings if one.action is ScaleAction.UP and _is_stranded(state, one.model)
+        ]
+    said = {(one.action, one.model, one.accelerator) for one in scalings}
+    known.held = {key: what for key, what in known.held.items() if key in said}
     for scaling in scalings:
         commands += _carry_out(state, known, scaling, now_s)
     return commands
+
+
+def _is_stranded(state: State, model: ModelName) -> bool:
+    pool = state.pool(model)
+    return bool(pool.line) and not any(replica.is_planned for replica in pool.replicas.values())
 
 
 def _next(state: State, now_s: float) -> WakeAt:

@@ -64,7 +64,7 @@ def note_dispatched(state: State, pool: Pool, call: Call, routed: Routed, now_s:
     """A call goes to a replica; whether it is expected to be late is known now."""
     if state.provisioned is None:
         return
-    pool.demand.heard_s = max(pool.demand.heard_s, now_s)
+    pool.demand.heard_s = max(pool.demand.heard_s, now_s)  # silence begins here
     if call.job is None or call.came_late or math.isinf(call.job.due_s):
         return
     pool.demand.late.note(now_s + routed.offers[0].estimate.crit / 1000 > call.job.due_s, now_s)

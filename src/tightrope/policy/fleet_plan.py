@@ -307,8 +307,10 @@ def _mixed_per_s(one: Need, counts: tuple[int, ...]) -> float:
 def _borne_per_s(
     counts: tuple[int, ...], shares: tuple[float, ...], bears: tuple[tuple[float, ...], ...]
 ) -> float:
-    if not shares or not any(counts):
-        return 0.0 if shares else math.inf
+    if not any(counts):
+        return 0.0
+    if not shares:  # nobody knows the calls yet: one replica is as good as many
+        return math.inf
     used = [at for at, count in enumerate(counts) if count]
     rates = [
         [counts[at] * row[at] / share for at in used]

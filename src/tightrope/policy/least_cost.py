@@ -276,14 +276,15 @@ def _fewer(
 
 
 def _peak(one: Demanded, per_s: float, memory: dict[str, float], situation: Situation) -> float:
-    """The highest demand of the last `idle_after_s`; what was higher before that fades from round to round."""
+    """The highest demand of the last `idle_after_s`; what was higher before that fades from round to round, and is over
+    at once where nothing has come for so long."""
     key, at_key = f"{one.model}/peak", f"{one.model}/peak_at"
     peak, at_s = memory.get(key, 0.0), memory.get(at_key, -math.inf)
     if per_s >= peak:
         peak, at_s = per_s, situation.now_s
     elif situation.now_s - at_s > situation.settings.idle_after_s:
         peak = max(per_s, FADE * peak)
-        if peak < 1 / situation.settings.idle_after_s:
+        if per_s <= 0 or peak < 1 / situation.settings.idle_after_s:
             peak = per_s
     memory[key], memory[at_key] = peak, at_s
     return peak
