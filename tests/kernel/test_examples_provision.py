@@ -87,6 +87,14 @@ def a_round(script: Script) -> list[Command]:
     return script.wake(WakeKind.PROVISION)
 
 
+def fails(script: Script, replica: str) -> None:
+    """The replica is lost until nobody counts on it."""
+    for _ in range(FAILING_AFTER):
+        if state_of(script, replica) is ReplicaState.LOST:
+            script.wake(WakeKind.REPLICA_RESTART)
+        script.lost(replica)
+
+
 # --- from zero -------------------------------------------------------------------------------------------
 
 
@@ -250,6 +258,17 @@ def test_a_name_is_not_given_again_before_its_replica_has_ended() -> None:
     assert script.tell(ReplicaStopped(ReplicaId("small-slow-2"))) == []
     script.ready("small-slow-1")
     assert wake_at(script.tell(ReplicaStopped(ReplicaId("small-slow-1"))), WakeKind.REPLICA_RESTART) > 0
+
+
+def test_nor_is_that_of_one_that_failed() -> None:
+    script = a_script()
+    script.provision(a_provisioning())
+    script.submit(slo=PROMISED)
+    fails(script, "small-slow-1")
+    assert [command.replica for command in of(StopReplica, a_round(script))] == ["small-slow-1"]
+    assert started(a_round(script)) == ["small-slow-2"]
+    assert script.tell(ReplicaStopped(ReplicaId("small-slow-1"))) == []
+    assert dispatched(script.ready("small-slow-2")).replica == "small-slow-2"
 
 
 # --- what stands in the way ------------------------------------------------------------------------------
