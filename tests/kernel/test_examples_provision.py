@@ -355,6 +355,18 @@ def test_what_does_not_come_up_is_ordered_on_another_card() -> None:
     assert finish(script.done(call)).outcome is Outcome.SUCCEEDED
 
 
+def test_one_that_fails_goes_before_one_that_starts() -> None:
+    script = a_script()
+    script.provision(a_provisioning(up_to(2, least=2)))
+    fails(script, "small-slow-1")
+    script.wake(WakeKind.REPLICA_RESTART)  # both of them are starting now
+    script.submit(slo=PROMISED)
+    commands = script.provision(a_provisioning(up_to(2)))
+    assert notes(commands) == [("down", 2, 1, "unneeded")]
+    assert [command.replica for command in of(StopReplica, commands)] == ["small-slow-1"]
+    assert state_of(script, "small-slow-2") is ReplicaState.STARTING
+
+
 def test_one_that_is_lost_once_is_waited_for() -> None:
     script = a_script()
     script.provision(a_provisioning(up_to(2), up_to(2, card=FAST)))

@@ -254,7 +254,8 @@ def _free_names(state: State, model: ModelName, card: AcceleratorName, count: in
 
 
 def _lower(state: State, pool: Pool, scaling: Scaling) -> list[Command]:
-    """Let go of those that are away, then of those not up yet, then of those with the fewest calls. None is aborted."""
+    """Let go of those that fail, then of those that are away, then of those not up yet, then of those with the fewest
+    calls. None is aborted."""
     planned = [
         replica
         for replica in pool.replicas.values()
@@ -262,7 +263,7 @@ def _lower(state: State, pool: Pool, scaling: Scaling) -> list[Command]:
     ]
     order = {ReplicaState.LOST: 0, ReplicaState.STARTING: 1, ReplicaState.EJECTED: 2}
     planned.sort(key=lambda one: one.spec.id, reverse=True)
-    planned.sort(key=lambda one: (order.get(one.state, 3), len(one.held)))
+    planned.sort(key=lambda one: (not _is_failing(one), order.get(one.state, 3), len(one.held)))
     commands: list[Command] = []
     for replica in planned[: scaling.had - scaling.wants]:
         commands += fleet.retire(state, replica)
