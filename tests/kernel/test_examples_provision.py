@@ -284,6 +284,23 @@ def test_there_is_no_card() -> None:
     assert notes(a_round(script)) == []  # it is said once
 
 
+def test_what_cannot_be_had_is_looked_for_once_a_round() -> None:
+    script = a_script(TWO, cards=0)
+    script.provision(a_provisioning(up_to(2), up_to(2, "big")))
+
+    def looks() -> float:
+        assert script.kernel.state.provisioned is not None
+        return script.kernel.state.provisioned.memory["turn"]
+
+    before = looks()
+    for number in range(20):
+        script.submit(f"r{number}", slo=PROMISED)
+    assert looks() == before + 1
+    a_round(script)
+    script.submit("r20", slo=PROMISED)
+    assert looks() == before + 3
+
+
 def test_cards_of_others_are_not_taken() -> None:
     script = a_script(ONE, TWO, replicas="b:big@slow", cards=1)
     commands = script.provision(a_provisioning(up_to(1, least=1)))

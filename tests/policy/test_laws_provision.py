@@ -252,6 +252,18 @@ def test_2_what_drains_is_kept_first() -> None:
     assert granted(situation, proposal)[1].reason is ScaleReason.NO_CARD
 
 
+def test_2_what_drains_is_paid_already() -> None:
+    group = a_group(ready=1, draining=2)
+    situation = a_situation(
+        a_demanded(group), settings=Provisioning(max_usd_per_h=3 * group.usd_per_h), cards=9
+    )
+    proposal = Proposal((Wanted(MODEL, FAST, 4, ScaleReason.TARGET),))
+    assert [(one.wants, one.reason) for one in granted(situation, proposal)] == [
+        (3, ScaleReason.TARGET),
+        (4, ScaleReason.BUDGET),
+    ]
+
+
 def test_2_a_decrease_frees_nothing_in_the_same_round() -> None:
     other = replace(a_group(), bounds=Bounds(OTHER, FAST, 0, 4))
     situation = a_situation(a_demanded(a_group(ready=1)), a_demanded(other, model=OTHER), cards=1)

@@ -53,6 +53,8 @@ def round_is_due(state: State, now_s: float, serial: int) -> list[Command]:
     """The time of a round has come. Those ordered under earlier settings are none."""
     if state.provisioned is None or serial != state.provisioned.serial:
         return []
+    for pool in state.pools.values():
+        pool.demand.has_called = False
     return [*look(state, now_s), _next(state, now_s)]
 
 
