@@ -67,8 +67,7 @@ simulated: setup ## simulate everything in docs/results.md anew (hours; goes on 
 	$(BIN)/tightrope bench paper
 	for name in $(CLUSTERS) $(WRONG) $(LATE) $(CLUSTERS:%=field/%) ablation/mixed ablation/uniform limit; do \
 	mkdir -p $(KEPT)/$$name && cp $(SIM)/$$name/report.* $(KEPT)/$$name/ || exit 1; \
-	for plot in $(SIM)/$$name/*.svg; do case $$name in field/*|ablation/*) ;; *) [ ! -f $$plot ] || cp $$plot $(KEPT)/$$name/;; \
-	esac; done; done
+	for plot in $(SIM)/$$name/*.svg; do [ ! -f $$plot ] || cp $$plot $(KEPT)/$$name/; done; done
 	cp $(SIM)/paper/report.json $(KEPT)/paper.json
 	$(BIN)/python docs/make_results.py
 	$(BIN)/python docs/make_paper.py
