@@ -87,6 +87,14 @@ def a_round(script: Script) -> list[Command]:
     return script.wake(WakeKind.PROVISION)
 
 
+def fails(script: Script, replica: str) -> None:
+    """The replica is lost until nobody counts on it."""
+    for _ in range(FAILING_AFTER):
+        if state_of(script, replica) is ReplicaState.LOST:
+            script.wake(WakeKind.REPLICA_RESTART)
+        script.lost(replica)
+
+
 # --- from zero -------------------------------------------------------------------------------------------
 
 
@@ -252,6 +260,17 @@ def test_a_name_is_not_given_again_before_its_replica_has_ended() -> None:
     assert wake_at(script.tell(ReplicaStopped(ReplicaId("small-slow-1"))), WakeKind.REPLICA_RESTART) > 0
 
 
+def test_nor_is_that_of_one_that_failed() -> None:
+    script = a_script()
+    script.provision(a_provisioning())
+    script.submit(slo=PROMISED)
+    fails(script, "small-slow-1")
+    assert [command.replica for command in of(StopReplica, a_round(script))] == ["small-slow-1"]
+    assert started(a_round(script)) == ["small-slow-2"]
+    assert script.tell(ReplicaStopped(ReplicaId("small-slow-1"))) == []
+    assert dispatched(script.ready("small-slow-2")).replica == "small-slow-2"
+
+
 # --- what stands in the way ------------------------------------------------------------------------------
 
 
@@ -263,6 +282,23 @@ def test_there_is_no_card() -> None:
     commands = script.provision(a_provisioning(up_to(3, least=2)))
     assert notes(commands) == [("up", 0, 1, "below-least"), ("hold", 1, 2, "no-card")]
     assert notes(a_round(script)) == []  # it is said once
+
+
+def test_what_cannot_be_had_is_looked_for_once_a_round() -> None:
+    script = a_script(TWO, cards=0)
+    script.provision(a_provisioning(up_to(2), up_to(2, "big")))
+
+    def looks() -> float:
+        assert script.kernel.state.provisioned is not None
+        return script.kernel.state.provisioned.memory["turn"]
+
+    before = looks()
+    for number in range(20):
+        script.submit(f"r{number}", slo=PROMISED)
+    assert looks() == before + 1
+    a_round(script)
+    script.submit("r20", slo=PROMISED)
+    assert looks() == before + 3
 
 
 def test_cards_of_others_are_not_taken() -> None:
@@ -334,6 +370,18 @@ def test_what_does_not_come_up_is_ordered_on_another_card() -> None:
     assert notes(a_round(script)) == [("down", 1, 0, "unneeded")]
     assert ReplicaId("small-slow-1") not in script.kernel.state.replicas
     assert finish(script.done(call)).outcome is Outcome.SUCCEEDED
+
+
+def test_one_that_fails_goes_before_one_that_starts() -> None:
+    script = a_script()
+    script.provision(a_provisioning(up_to(2, least=2)))
+    fails(script, "small-slow-1")
+    script.wake(WakeKind.REPLICA_RESTART)  # both of them are starting now
+    script.submit(slo=PROMISED)
+    commands = script.provision(a_provisioning(up_to(2)))
+    assert notes(commands) == [("down", 2, 1, "unneeded")]
+    assert [command.replica for command in of(StopReplica, commands)] == ["small-slow-1"]
+    assert state_of(script, "small-slow-2") is ReplicaState.STARTING
 
 
 def test_one_that_is_lost_once_is_waited_for() -> None:

@@ -168,5 +168,5 @@ def is_about_a_restart(event: Event) -> bool:
     return isinstance(event, Woke) and event.wake.kind is WakeKind.REPLICA_RESTART
 
 
-Elastic.TestCase.settings = settings(max_examples=40, stateful_step_count=50, deadline=None)
+Elastic.TestCase.settings = settings(max_examples=30, stateful_step_count=50, deadline=None)
 TestElastic = Elastic.TestCase

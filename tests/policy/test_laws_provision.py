@@ -38,7 +38,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.policy.builders import H100, L40S, MODEL, numbers
@@ -250,6 +250,18 @@ def test_2_what_drains_is_kept_first() -> None:
         (ScaleAction.HOLD, 3, 4),
     ]
     assert granted(situation, proposal)[1].reason is ScaleReason.NO_CARD
+
+
+def test_2_what_drains_is_paid_already() -> None:
+    group = a_group(ready=1, draining=2)
+    situation = a_situation(
+        a_demanded(group), settings=Provisioning(max_usd_per_h=3 * group.usd_per_h), cards=9
+    )
+    proposal = Proposal((Wanted(MODEL, FAST, 4, ScaleReason.TARGET),))
+    assert [(one.wants, one.reason) for one in granted(situation, proposal)] == [
+        (3, ScaleReason.TARGET),
+        (4, ScaleReason.BUDGET),
+    ]
 
 
 def test_2_a_decrease_frees_nothing_in_the_same_round() -> None:
@@ -535,6 +547,7 @@ def test_11_the_floor_is_there(ready: int, calls: int) -> None:
     assert loop.have != (ready,)
 
 
+@settings(max_examples=30)
 @given(situations())
 def test_12_blind_ones_are_left_alone(situation: Situation) -> None:
     blind = replace(situation.models[0], is_blind=True)
@@ -558,6 +571,7 @@ def test_12_the_others_go_on() -> None:
     ]
 
 
+@settings(max_examples=30)
 @given(situations())
 def test_13_it_is_a_function_of_what_it_sees(situation: Situation) -> None:
     remembered = replace(situation, memory={"stranger/pressure": 1.5})
@@ -707,6 +721,7 @@ def test_17_the_cheapest_come_first_and_the_dearest_go_first(
         assert after[dear] == by_price[1].bounds.least
 
 
+@settings(max_examples=30)
 @given(situations())
 def test_17_static_does_nothing(situation: Situation) -> None:
     proposal = provisioner("static").decide(replace(situation, memory={"x": 1.0}))

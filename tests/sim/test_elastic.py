@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 from random import Random
 from typing import TypeVar
@@ -305,16 +306,17 @@ def a_session(policy: str, seed: int) -> tuple[Played, list[Rented]]:
     return Played(records, lines), rented
 
 
+known_session = cache(a_session)
 POLICIES = ["least-cost", "queue-length", "ray-serve", "forecast-throughput"]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_7_the_same_seed_gives_the_same_journal(policy: str) -> None:
-    first, again = a_session(policy, 1), a_session(policy, 1)
+    first, again = known_session(policy, 1), a_session(policy, 1)
     assert first[0].lines == again[0].lines
     assert first == again
     assert replay(first[0].lines) is None
-    assert a_session(policy, 2)[0].lines != first[0].lines
+    assert known_session(policy, 2)[0].lines != first[0].lines
 
 
 def held_when_stopped(played: Played) -> list[str]:
@@ -346,7 +348,7 @@ def most_at_once(rented: Sequence[Rented], weight: dict[AcceleratorName, float])
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_8_and_9_nobody_is_aborted_and_nothing_is_exceeded(policy: str, seed: int) -> None:
-    played, rented = a_session(policy, seed)
+    played, rented = known_session(policy, seed)
     moved = {note.action for _, note in of(NoteScaling, played)}
     assert ScaleAction.UP in moved
     assert ScaleAction.DOWN in moved or policy in ("ray-serve", "queue-length")  # which wait for minutes
@@ -361,7 +363,7 @@ def test_8_and_9_nobody_is_aborted_and_nothing_is_exceeded(policy: str, seed: in
 
 
 def test_8_a_replica_drains_with_calls_under_way() -> None:
-    played = a_session("least-cost", 1)[0]
+    played = known_session("least-cost", 1)[0]
     downs = [at_s for at_s, note in of(NoteScaling, played) if note.action is ScaleAction.DOWN]
     stops = [at_s for at_s, _ in of(StopReplica, played)]
     assert set(stops) - set(downs)  # some of them later than it was decided

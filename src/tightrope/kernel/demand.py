@@ -38,7 +38,7 @@ class Share:
 @dataclass(slots=True)
 class Demand:
     """What was asked of one model, and what was heard of its replicas. `awaited_until_s`: a run is under way that will
-    come to it."""
+    come to it. `has_called`: the provisioner was called for it since the last round, and has ordered nothing."""
 
     arrivals: Arrivals = field(default_factory=Arrivals)
     past: deque[PastCall] = field(default_factory=lambda: deque(maxlen=PAST_CALLS))
@@ -49,6 +49,7 @@ class Demand:
     heard_s: float = -math.inf
     busy_s: float = -math.inf
     awaited_until_s: float = -math.inf
+    has_called: bool = False
     raised_s: float = -math.inf
     lowered_s: float = -math.inf
 

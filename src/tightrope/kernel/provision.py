@@ -53,6 +53,8 @@ def round_is_due(state: State, now_s: float, serial: int) -> list[Command]:
     """The time of a round has come. Those ordered under earlier settings are none."""
     if state.provisioned is None or serial != state.provisioned.serial:
         return []
+    for pool in state.pools.values():
+        pool.demand.has_called = False
     return [*look(state, now_s), _next(state, now_s)]
 
 
@@ -254,7 +256,8 @@ def _free_names(state: State, model: ModelName, card: AcceleratorName, count: in
 
 
 def _lower(state: State, pool: Pool, scaling: Scaling) -> list[Command]:
-    """Let go of those that are away, then of those not up yet, then of those with the fewest calls. None is aborted."""
+    """Let go of those that fail, then of those that are away, then of those not up yet, then of those with the fewest
+    calls. None is aborted."""
     planned = [
         replica
         for replica in pool.replicas.values()
@@ -262,7 +265,7 @@ def _lower(state: State, pool: Pool, scaling: Scaling) -> list[Command]:
     ]
     order = {ReplicaState.LOST: 0, ReplicaState.STARTING: 1, ReplicaState.EJECTED: 2}
     planned.sort(key=lambda one: one.spec.id, reverse=True)
-    planned.sort(key=lambda one: (order.get(one.state, 3), len(one.held)))
+    planned.sort(key=lambda one: (not _is_failing(one), order.get(one.state, 3), len(one.held)))
     commands: list[Command] = []
     for replica in planned[: scaling.had - scaling.wants]:
         commands += fleet.retire(state, replica)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+from tightrope.kernel.demand import Provisioned
 from tightrope.kernel.state import Call, Pool, Replica, Run, State
 from tightrope.model.fleet import Routed
 from tightrope.model.messages import FinishRun
@@ -30,8 +31,7 @@ def note_run(state: State, run: Run, now_s: float) -> None:
     for model in run.template.workflow.required_models():
         pool = state.pool(model)
         pool.demand.awaited_until_s = now_s + AWAITED_S
-        if not any(replica.is_planned for replica in pool.replicas.values()):
-            state.provisioned.is_called_for = True
+        _call_for(state.provisioned, pool)
 
 
 def note_demanded(state: State, run: Run, call: Call, now_s: float) -> None:
@@ -56,8 +56,13 @@ def note_demanded(state: State, run: Run, call: Call, now_s: float) -> None:
                 job.is_terminal,
             )
         )
-    if not any(replica.is_planned for replica in pool.replicas.values()):
-        state.provisioned.is_called_for = True
+    _call_for(state.provisioned, pool)
+
+
+def _call_for(known: Provisioned, pool: Pool) -> None:
+    """Somebody comes to a model without a replica: the next round is too late, but once in between is enough."""
+    if not pool.demand.has_called and not any(replica.is_planned for replica in pool.replicas.values()):
+        known.is_called_for = pool.demand.has_called = True
 
 
 def note_dispatched(state: State, pool: Pool, call: Call, routed: Routed, now_s: float) -> None:

@@ -336,6 +336,7 @@ class State:
         replica = Replica(spec, ReplicaState.STARTING, ordered_s=now_s)
         self.replicas[spec.id] = pool.replicas[spec.id] = replica
         pool.profiles = None
+        pool.demand.has_called = False
 
     def move(self, replica: Replica, to: ReplicaState) -> None:
         """The one way in which a replica goes on in its life. One that becomes ready may serve who waits."""
