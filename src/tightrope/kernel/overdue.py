@@ -11,6 +11,8 @@ from tightrope.model.ids import CallId
 from tightrope.model.messages import Command, Wake, WakeAt, WakeKind
 from tightrope.policy.load import next_first_token
 
+MOST_REPLICAS = 64
+"""In a larger pool there is always another event soon, and nobody looks at all replicas for each."""
 SLACK_S, SLACK = 0.02, 0.1
 """A first token is overdue so long after it was expected, and so much of the time until then: estimates are not
 better than that."""
@@ -18,7 +20,7 @@ better than that."""
 
 def await_first_token(state: State, pool: Pool, now_s: float) -> list[Command]:
     """Ask to be woken when the next first token of the pool is overdue, while calls wait for room."""
-    if not pool.line or not state.router.is_late_binding:
+    if not pool.line or not state.router.is_late_binding or len(pool.roster) > MOST_REPLICAS:
         return []
     found = [
         moment
