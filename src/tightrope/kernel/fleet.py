@@ -59,8 +59,7 @@ def retire(state: State, replica: Replica) -> list[Command]:
     """
     state.plan_for(replica, False)
     if replica.state is ReplicaState.LOST:
-        state.forget(replica)
-        return [StopReplica(replica.spec.id)]
+        return _end(state, replica)
     state.move(replica, ReplicaState.DRAINING)
     return stop_if_drained(state, replica.spec.id)
 
@@ -70,9 +69,14 @@ def stop_if_drained(state: State, replica_id: ReplicaId) -> list[Command]:
     replica = state.replicas.get(replica_id)
     if replica is None or replica.state is not ReplicaState.DRAINING or replica.held:
         return []
+    return _end(state, replica)
+
+
+def _end(state: State, replica: Replica) -> list[Command]:
+    """Forget it; its name is free again once it says that it has ended."""
     state.forget(replica)
-    state.stopping.add(replica_id)
-    return [StopReplica(replica_id)]
+    state.stopping.add(replica.spec.id)
+    return [StopReplica(replica.spec.id)]
 
 
 def replica_stopped(state: State, replica_id: ReplicaId, now_s: float) -> list[Command]:
