@@ -157,6 +157,16 @@ def test_a_run_under_way_gets_its_model_while_the_server_shuts_down() -> None:
     assert of(StopReplica, a_round(script)) == []
 
 
+def test_nobody_is_waited_for_when_the_runs_are_over() -> None:
+    script = a_script(idle_after_s=6.0, cooldown_s=1.0, every_s=2.0)
+    script.submit(workflow=ONE)
+    script.done(dispatched(script.ready("small-slow-1@slow")))
+    while not of(StopReplica, script.said):
+        a_round(script)
+    assert script.now_s < 30.0  # as long as a model is expected to be asked after a run has come
+    assert started([command for _ in range(5) for command in a_round(script)]) == []
+
+
 def test_a_fleet_that_nobody_asks_for_a_while_goes_to_zero() -> None:
     script = a_script()
     script.submit(workflow=ONE)

@@ -130,7 +130,11 @@ def _demanded(
         demand.busy_s = now_s
     is_blind = ongoing > 0 and now_s - demand.heard_s > BLIND_AFTER_S
     groups = tuple(_group(state, known, pool, one) for one in bounds)
-    is_awaited = now_s < demand.awaited_until_s and not any(group.have for group in groups)
+    is_awaited = (
+        now_s < demand.awaited_until_s
+        and not any(group.have for group in groups)
+        and any(model in run.template.workflow.required_models() for run in state.runs.values())
+    )
     return Demanded(
         model=model,
         groups=groups,

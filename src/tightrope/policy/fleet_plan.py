@@ -198,7 +198,8 @@ def _choices(one: Need, per_s: float, is_starting_free: bool) -> list[_Choice]:
 
 
 def _enough(one: Need, per_s: float) -> Iterator[tuple[int, ...]]:
-    """For all numbers of the first groups, the smallest number of the last with which the need is borne.
+    """For all numbers of the first groups, the smallest number of the last with which the need is borne, if none of the
+    first could be fewer for the same.
 
     Where these are too many, a few fleets that were grown and cut instead.
     """
@@ -206,9 +207,11 @@ def _enough(one: Need, per_s: float) -> Iterator[tuple[int, ...]]:
     if math.prod(map(len, ranges[:-1])) > MOST_FLEETS:
         yield from dict.fromkeys(_grown(one, per_s, ranges))
         return
+    smallest: dict[tuple[int, ...], int] = {}
     for some in _products(ranges[:-1]):
-        low, high = ranges[-1][0], ranges[-1][-1]
-        if not _bears(one, (*some, high), per_s):
+        with_fewer = [smallest[fewer] for fewer in _one_fewer(some) if fewer in smallest]
+        low, high = ranges[-1][0], min(with_fewer, default=ranges[-1][-1])
+        if not with_fewer and not _bears(one, (*some, high), per_s):
             continue
         while low < high:
             middle = (low + high) // 2
@@ -216,7 +219,14 @@ def _enough(one: Need, per_s: float) -> Iterator[tuple[int, ...]]:
                 high = middle
             else:
                 low = middle + 1
-        yield (*some, low)
+        smallest[some] = low
+        if low not in with_fewer:
+            yield (*some, low)
+
+
+def _one_fewer(counts: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    for at, count in enumerate(counts):
+        yield (*counts[:at], count - 1, *counts[at + 1 :])
 
 
 def _useful(one: Need, at: int, per_s: float) -> int:
