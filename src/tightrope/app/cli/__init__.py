@@ -9,10 +9,11 @@ from tightrope.app.cli.explain import explain
 from tightrope.app.cli.frame import program
 from tightrope.app.cli.init import init
 from tightrope.app.cli.keys import keys
+from tightrope.app.cli.plan import plan
 from tightrope.app.cli.profile import profile
 from tightrope.app.cli.serve import serve
 from tightrope.app.cli.simulate import simulate
 
-main = program([demo, init, check, serve, profile, explain, keys, simulate, bench])
+main = program([demo, init, check, serve, profile, plan, explain, keys, simulate, bench])
 
 __all__ = ["main"]
