@@ -13,7 +13,8 @@ from tightrope.app.cli.plan import plan
 from tightrope.app.cli.profile import profile
 from tightrope.app.cli.serve import serve
 from tightrope.app.cli.simulate import simulate
+from tightrope.app.cli.top import top
 
-main = program([demo, init, check, serve, profile, plan, explain, keys, simulate, bench])
+main = program([demo, init, check, serve, profile, plan, explain, top, keys, simulate, bench])
 
 __all__ = ["main"]
