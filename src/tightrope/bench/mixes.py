@@ -353,7 +353,7 @@ def _of(cards: Sequence[Accelerator], counts: Counts, attained: tuple[Attained, 
 
 def _broken(one: Attained) -> str:
     if not one.runs:
-        return f"these are busy all the time, and the line of {one.workflow} grows without end"
+        return f"too few for so many calls, the line of {one.workflow} grows without end"
     return f"in the simulation {one.share or 0:.1%} of the runs of {one.workflow} are on time"
 
 
@@ -515,7 +515,7 @@ def _late_anyway(question: Question, cards: Sequence[Accelerator], calls: _Calls
     slow = [
         why
         for one in _needs(question, cards, calls, question.per_s)
-        for why in _hardly_in_time(one, calls, _attain(question))
+        for why in (*_too_large(one, question), *_hardly_in_time(one, calls, _attain(question)))
     ]
     return Mix(names, why=(*late, *slow))
 
@@ -532,6 +532,15 @@ def _within(one: Attained, takes_s: float | None) -> str:
     )
 
 
+def _too_large(one: Need, question: Question) -> Iterator[str]:
+    """A sentence for calls that no card has the memory for."""
+    most = max(group.profile.kv_tokens for group in one.groups)
+    for kind in question.demand.get(one.model, ()):
+        if kind.prompt_tokens + kind.output_tokens > most:
+            sizes = f"{kind.prompt_tokens:.0f} tokens in, {kind.output_tokens:.0f} out"
+            yield f"calls of {one.model} (about {sizes}) do not fit into the {most} tokens of memory of any card"
+
+
 def _hardly_in_time(one: Need, calls: _Calls, attain: float) -> Iterator[str]:
     """A sentence for each kind of call for which every card is too slow, or nearly so."""
     model, cards = one.model, [group.profile for group in one.groups]
@@ -542,9 +551,7 @@ def _hardly_in_time(one: Need, calls: _Calls, attain: float) -> Iterator[str]:
             continue
         sizes = f"{kind.prompt_tokens:.0f} tokens in, {kind.output_tokens:.0f} out"
         what = f"{kind.share:.0%} of the calls of {model} (about {sizes})"
-        if not any(most_at_once(card, replace(kind, tpot_s=math.inf)) for card in cards):
-            yield f"{what} do not fit into the memory of any card"
-        elif not any(most_at_once(card, kind) for card in cards):
+        if not any(most_at_once(card, kind) for card in cards):
             gap_ms = 1000 * kind.tpot_s
             yield f"{what} come with more than the promised {gap_ms:.0f} ms between tokens on every card"
         else:
@@ -556,22 +563,25 @@ def _alone(kind: Kind, cards: Sequence[Profile]) -> str:
 
 
 def _too_few(needs: Sequence[Need], cards: Sequence[Accelerator]) -> str:
-    """The sentence for cards that do not suffice."""
+    """The sentence for cards that do not suffice, by what the plan for the load itself needs."""
     have = " and ".join(f"{card.count} {card.name}" for card in cards)
-    wants = []
-    if len(cards) == 1:
-        for one in needs:
-            each = one.borne_per_s([1])
-            if each > 0:
-                wants.append(f"{math.ceil(one.per_s / each - 1e-9)} for {one.model}")
-        return f"{have} are too few: the plan is {' and '.join(wants)}"
     short = [
         f"{one.model} is asked {one.per_s:.3g} calls/s, and all of them bear {borne:.3g}"
         for one in needs
         if (borne := one.borne_per_s([group.bounds.most for group in one.groups])) < one.per_s * (1 - 1e-9)
     ]
-    models = " and ".join(one.model for one in needs)
-    return f"{have} are too few" + (": " + "; ".join(short) if short else f" for {models} together")
+    if len(cards) == 1:
+        wants = {
+            one.model: math.ceil(one.per_s / one.borne_per_s([1]) - 1e-9)
+            for one in needs
+            if one.borne_per_s([1])
+        }
+        if sum(wants.values()) > cards[0].count:
+            plan = " and ".join(f"{count} for {model}" for model, count in wants.items())
+            return f"{have} are too few: the plan is {plan}"
+    elif short:
+        return f"{have} are too few: {'; '.join(short)}"
+    return f"{have} are too few for {' and '.join(one.model for one in needs)}"
 
 
 def _or(names: Sequence[str]) -> str:
@@ -592,7 +602,7 @@ def fleet_words(counts: Counts) -> str:
 def _played(question: Question, counts: Counts) -> tuple[Attained, ...]:
     """What comes of every stream when the load arrives at random at this fleet; of one that breaks too many promises,
     what had come of it by then. Nothing of what would be kept at first counts where lines grow without end."""
-    if question.per_s > BUSY * _limit_per_s(question, counts):
+    if not _bears(question, counts):
         return tuple(
             Attained(one.flow.workflow.name, one.tenants, 0, 0.0, one.attain) for one in question.streams
         )
@@ -604,12 +614,14 @@ def _played(question: Question, counts: Counts) -> tuple[Attained, ...]:
         return judge.attained()
 
 
-def _limit_per_s(question: Question, counts: Counts) -> float:
-    """Runs per second at which the first machines of the fleet would be busy all the time."""
+def _bears(question: Question, counts: Counts) -> bool:
+    """Whether there is a replica for every call, and its machines are not busy all the time."""
     fleet: dict[ModelName, list[Profile]] = {}
     for model, card, count in counts:
         fleet.setdefault(model, []).extend([question.profiles[model, card]] * count)
-    return stability_limit(question.demand, fleet)
+    if not fleet.keys() >= set(question.models):
+        return False
+    return question.per_s <= BUSY * stability_limit(question.demand, fleet)
 
 
 class _GivenUpError(Exception):

@@ -24,7 +24,7 @@ WHY = {
     "target": "the policy aims at{target}",
     "at-most": "more cannot be had or would not help{late}",
     "no-card": "no card is left{wanting}",
-    "budget": "it would cost more than `max_cost`{wanting}",
+    "budget": "it would cost more than is allowed{wanting}",
     "blind": "its replicas hold calls and say nothing{waiting}",
     "cooldown": "its number was changed a moment ago{late}",
     "starting": "replicas are on the way that may be enough{late}",
