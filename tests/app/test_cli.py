@@ -184,7 +184,7 @@ def test_help_does_not_load_what_only_the_verbs_need() -> None:
         [sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=180, check=True
     )
     assert ended.stderr.strip() == "[]"
-    verbs = ("demo", "init", "check", "serve", "profile", "explain", "keys")
+    verbs = ("demo", "init", "check", "serve", "profile", "plan", "explain", "top", "keys")
     assert all(f"  {verb} " in ended.stdout for verb in verbs)
 
 

@@ -17,7 +17,7 @@ from tightrope.bench.metrics import Bill, Figures, Window, figures
 from tightrope.bench.scenario_form import parse_rate
 from tightrope.flow.builder import Workflow as Flowing
 from tightrope.kernel.state import KernelSettings
-from tightrope.model.errors import InvalidInput
+from tightrope.model.errors import InvalidInput, NotFound
 from tightrope.model.fleet import ReplicaSpec
 from tightrope.model.ids import AcceleratorName, ModelName, StepId, TenantId
 from tightrope.model.profile import Profile
@@ -100,7 +100,7 @@ def simulate(
     """
     built = workflow.build() if isinstance(workflow, Flowing) else workflow
     truths = dict(_truths(built, fleet, models or {}, profiles))
-    flow = _flow(built, sizes or {})
+    flow = assumed_flow(built, sizes or {})
     limit = _limit_per_s(flow, fleet, truths)
     asked = parse_rate(rate)
     per_s = asked.per_s if asked.per_s is not None else (asked.share or 0.0) * limit
@@ -143,6 +143,16 @@ def _measured(name: str, card: str, models: Mapping[str, str]) -> Profile:
         sentence = not_found("measured model", measured, hardware().models)
         raise InvalidInput(f"{sentence}; say which one {name!r} is: models={{{name!r}: ...}}")
     return replace(hardware().profile(measured, card), model=ModelName(name))
+
+
+def stand_in(name: str, card: str) -> tuple[str, Profile] | None:
+    """The measured model that stands for this name, and its profile on a card of the table under the name given; None
+    where the table has no such model or card, or there is no table."""
+    measured = STAND_INS.get(name, name)
+    try:
+        return measured, _measured(name, card, {})
+    except (InvalidInput, NotFound):
+        return None
 
 
 def _limit_per_s(
@@ -203,7 +213,8 @@ def _replicas(fleet: Mapping[str, Mapping[str, int]]) -> Iterator[ReplicaSpec]:
 # --- the load --------------------------------------------------------------------------------------------
 
 
-def _flow(workflow: Workflow, sizes: Sizes) -> Flow:
+def assumed_flow(workflow: Workflow, sizes: Sizes) -> Flow:
+    """The workflow with sizes of its calls that were given, or assumed. Raises InvalidInput for an unknown node."""
     unknown = [name for name in sizes if name not in workflow.step_by_id]
     if unknown:
         raise InvalidInput(not_found("node", unknown[0], [node.id for node in workflow.nodes]))

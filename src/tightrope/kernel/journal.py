@@ -18,6 +18,8 @@ from tightrope.model.errors import InvalidInput
 from tightrope.model.messages import Command, Event
 
 SCHEMA = "tightrope.journal/1"
+HEAD_BEGINS = '{"schema":'
+"""What the line of a head begins with, and no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,24 +79,39 @@ def read(lines: Iterable[str]) -> Iterator[Entry | Head | Gap]:
     A line torn by a crash (the last one, or one just before a new head) is left out; any other damage raises
     InvalidInput with the number of the line.
     """
-    offset_s = 0.0
-    torn: InvalidInput | None = None
-    for number, line in enumerate(lines, start=1):
+    reader = Reader()
+    for line in lines:
+        item = reader.take(line)
+        if item is not None:
+            yield item
+
+
+class Reader:
+    """The same line by line, for a journal that is being written."""
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._offset_s = 0.0
+        self._torn: InvalidInput | None = None
+
+    def take(self, line: str) -> Entry | Head | Gap | None:
+        """The next whole line; None if there is nothing in it, or if it is torn, which is forgiven before a head."""
+        self._number += 1
         if not line.strip():
-            continue
+            return None
+        torn, self._torn = self._torn, None
         try:
-            item = _parsed(number, line, offset_s)
+            item = _parsed(self._number, line, self._offset_s)
         except InvalidInput as error:
             if torn is not None:
                 raise torn from None
-            torn = error
-            continue
+            self._torn = error
+            return None
         if isinstance(item, Head):
-            offset_s = item.wall_s - item.at_s
+            self._offset_s = item.wall_s - item.at_s
         elif torn is not None:
             raise torn
-        torn = None
-        yield item
+        return item
 
 
 def entries(lines: Iterable[str]) -> Iterator[Entry]:

@@ -64,6 +64,11 @@ def at_most_per_s(profile: Profile, kind: Kind) -> float:
     return batch.ends_per_s(batch.fits) if batch.fits else 0.0
 
 
+def most_at_once(profile: Profile, kind: Kind) -> int:
+    """Calls that fit into the memory and the batch, and leave the readers their gap; 0 if not one does."""
+    return _Batch.of(profile, kind).most(kind.tpot_s)
+
+
 def critical_s(profile: Profile, kind: Kind, calls: int) -> float:
     """Seconds until the moment that counts, in a batch of `calls` where everybody's prompt is computed in turn."""
     return _Batch.of(profile, kind).takes_s(calls, kind.is_terminal)
