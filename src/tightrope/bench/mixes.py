@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, combinations, islice
+from statistics import fmean
 
 from tightrope.bench.capacity import Demand, stability_limit
 from tightrope.bench.cell import UNLIMITED, replica_id
