@@ -557,7 +557,7 @@ def _hardly_in_time(one: Need, calls: _Calls, attain: float) -> Iterator[str]:
     """A sentence for each kind of call for which every card is too slow, or nearly so."""
     model, cards = one.model, [group.profile for group in one.groups]
     if calls.each[model] and not calls.past[model]:
-        yield f"no call of {model} can be on time any more when it comes: what is before it takes too long"
+        yield f"no call of {model} can be on time, not even alone on the best of these cards"
     for kind in kinds_of(calls.past[model], cards, calls.part(model)):
         if any(bearable_per_s(card, kind, attain) > HARDLY * at_most_per_s(card, kind) for card in cards):
             continue
