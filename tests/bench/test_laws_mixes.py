@@ -148,14 +148,13 @@ def test_4_without_a_profile() -> None:
 def test_4_on_cards_that_are_too_slow() -> None:
     said = why(question(stream(chat(), Slo(ttft_s=0.03), 2.0), accelerators=CARDS[1:]), SLOW)
     assert "of the runs of chat are on time on slow even without others; 95% take up to" in said
-    assert "no call of big can be on time" in said
-    assert "alone they take" in said
+    assert "no call of big can be on time, not even alone on the best of these cards" in said
 
 
 def test_4_after_steps_that_take_too_long() -> None:
     said = why(question(stream(chain(), Slo(ttft_s=0.05), 2.0), accelerators=CARDS[1:]), SLOW)
     assert said.startswith("none of the runs of chain are on time on slow even without others")
-    assert "no call of big can be on time any more when it comes" in said
+    assert "no call of big can be on time, not even alone on the best of these cards" in said
 
 
 def test_4_with_too_few_cards() -> None:
