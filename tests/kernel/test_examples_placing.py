@@ -6,10 +6,17 @@ from dataclasses import replace
 
 import pytest
 
-from tests.kernel.script import TENANT, Script, dispatched, finish, of, one
+from tests.kernel.script import TENANT, Script, dispatched, finish, of, one, wake_at
 from tightrope.kernel.state import KernelSettings
 from tightrope.model.ids import ReplicaId, RunId
-from tightrope.model.messages import Dispatch, Item, ProfileLoaded, ReplicaReady, RunSubmitted
+from tightrope.model.messages import (
+    Dispatch,
+    Item,
+    ProfileLoaded,
+    ReplicaReady,
+    RunSubmitted,
+    WakeKind,
+)
 from tightrope.model.outcome import Outcome, Verdict
 from tightrope.model.slo import Slo
 from tightrope.testing import a_chain, a_profile
@@ -50,6 +57,33 @@ def test_a_call_that_is_placed_in_thought_sends_the_next_one_to_the_slow_card() 
     third = dispatched(script.submit("r3", is_streamed=False, slo=Slo(e2e_s=61.0)))
     assert (third.run, third.replica) == ("r3", "slow")
     assert [offer.replica for offer in third.routed.offers] == ["slow", "fast"]
+
+
+def one_card_with_long_prompts() -> Script:
+    """One card whose steps hold fewer tokens than half of a prompt; several calls may decode at once."""
+    card = a_profile(accelerator="fast", max_sequences=8, step_tokens=512)
+    script = Script(ONE, replicas="fast@fast", slots=8, profiles=[card])
+    script.items["answer"] = (Item(prompt_tokens=1000),)
+    return script
+
+
+def test_an_overdue_first_token_is_not_waited_for() -> None:
+    script = one_card_with_long_prompts()
+    dispatched(script.submit("r1", slo=WIDE))
+    waiting = script.submit("r2", slo=WIDE)
+    assert of(Dispatch, waiting) == []
+    expected_s = wake_at(waiting, WakeKind.CALL_OVERDUE)
+    assert expected_s > script.now_s
+    assert dispatched(script.wake(WakeKind.CALL_OVERDUE)).run == "r2"
+
+
+def test_who_waits_goes_when_the_prompt_before_is_done_and_not_when_its_answer_is() -> None:
+    script = one_card_with_long_prompts()
+    first = dispatched(script.submit("r1", slo=WIDE))
+    assert of(Dispatch, script.submit("r2", slo=WIDE)) == []
+    script.after(0.2)
+    script.first_token(first)
+    assert dispatched(script.wake(WakeKind.CALL_OVERDUE)).run == "r2"
 
 
 def test_early_binding_takes_the_free_card_at_once() -> None:

@@ -1,12 +1,12 @@
-"""First tokens that are heard of late: the line goes on as if the prompt were done when it should be.
+"""Prompts that should be done: the line is looked at then, whether or not the first token has been heard of.
 
-Owns the wake-up for it. A late-binding router gives an engine its next call when a prompt is done there, and hears so
-by the first token; where that is slow to arrive, or lost, the engine would idle meanwhile.
+Owns the wake-up for it. A late-binding router gives an engine its next call when a prompt is done there; where the word
+of it is slow to arrive, or nothing else happens just then, the engine would idle meanwhile.
 """
 
 from __future__ import annotations
 
-from tightrope.kernel.state import CallPhase, Pool, State
+from tightrope.kernel.state import Pool, State
 from tightrope.model.ids import CallId
 from tightrope.model.messages import Command, Wake, WakeAt, WakeKind
 from tightrope.policy.load import next_first_token
@@ -38,8 +38,8 @@ def await_first_token(state: State, pool: Pool, now_s: float) -> list[Command]:
 
 
 def first_token_is_overdue(state: State, call_id: CallId) -> None:
-    """If it has not come, its replica may have room for who waits."""
+    """Its replica may have room for who waits."""
     call = state.calls.get(call_id)
-    if call is None or call.phase is not CallPhase.DISPATCHED or call.model is None or call.replica is None:
+    if call is None or call.model is None or call.replica is None:
         return
     state.touched.setdefault(call.model, {})[call.replica] = None
