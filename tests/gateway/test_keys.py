@@ -58,13 +58,15 @@ def test_a_key_has_the_published_form_and_192_random_bits() -> None:
     assert len({text[12:] for text in minted}) == 200
 
 
-@pytest.mark.parametrize("header", [f"bearer {TEXT}", f"BEARER  {TEXT} "])
+@pytest.mark.parametrize("header", [f"bearer {TEXT}", f"BEARER  {TEXT} "], ids=["lower", "upper"])
 def test_the_scheme_is_read_as_http_says(header: str) -> None:
     assert ring(RECORD).authenticate(header) is not None
 
 
 @pytest.mark.parametrize(
-    "header", [None, "", TEXT, f"Basic {TEXT}", f"Bearer {TEXT}{TEXT}", f"Bearer {TEXT}\n x"]
+    "header",
+    [None, "", TEXT, f"Basic {TEXT}", f"Bearer {TEXT}{TEXT}", f"Bearer {TEXT}\n x"],
+    ids=["none", "empty", "no-scheme", "other-scheme", "twice", "two-lines"],
 )
 def test_2_what_is_no_bearer_is_refused(header: str | None) -> None:
     assert ring(RECORD).authenticate(header) is None
