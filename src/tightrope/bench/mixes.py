@@ -28,7 +28,7 @@ from tightrope.model.outcome import Outcome, Verdict
 from tightrope.model.profile import Profile
 from tightrope.model.provision import Bounds, Provisioning, ProvisionMode
 from tightrope.model.slo import Slo, Tenant
-from tightrope.model.units import format_ratio, format_seconds
+from tightrope.model.units import format_ratio
 from tightrope.policy.bearing import Kind, at_most_per_s, bearable_per_s, critical_s, most_at_once
 from tightrope.policy.fleet_plan import Need, cheapest, need
 from tightrope.policy.kinds import kinds_of
@@ -216,7 +216,7 @@ def mixes(question: Question, tell: Tell = lambda *_: None) -> list[Mix]:
         tell(at, len(chosen), " + ".join(card.name for card in cards))
         names = {card.name for card in cards}
         inside = [one for one in found if names.issuperset(one.accelerators)]
-        found.append(_mix(question, cards, cheapest_of(question, inside), played))
+        found.append(_mix(question, cards, inside, played))
     return found
 
 
@@ -265,14 +265,16 @@ def _refuse(question: Question) -> None:
 # --- one mix ---------------------------------------------------------------------------------------------
 
 
-def _mix(question: Question, cards: Sequence[Accelerator], inside: Mix | None, played: Played) -> Mix:
-    """Plan, simulate, and plan for more as long as promises are broken; `inside` is the best of fewer kinds."""
-    names = tuple(card.name for card in cards)
+def _mix(question: Question, cards: Sequence[Accelerator], smaller: Sequence[Mix], played: Played) -> Mix:
+    """Plan, simulate, and plan for more as long as promises are broken; `smaller` are those of fewer of these kinds."""
+    names, inside = tuple(card.name for card in cards), cheapest_of(question, smaller)
     nowhere = [model for model in question.models if not _groups(question, model, cards)]
     if nowhere:
         return Mix(names, why=tuple(f"{model} has no profile on {_or(names)}" for model in nowhere))
     calls = _probed(question, cards)
-    found = _late_anyway(question, cards, calls) or _planned(question, cards, calls, inside, played)
+    failed = tuple(one.counts for one in smaller if one.counts and not one.is_possible)
+    looking = _Looking(question, cards, calls, inside, failed, played)
+    found = _late_anyway(question, cards, calls) or _planned(looking)
     if inside is not None and not found.is_possible:
         found = inside
     if found is inside:
@@ -280,11 +282,9 @@ def _mix(question: Question, cards: Sequence[Accelerator], inside: Mix | None, p
     return found
 
 
-def _planned(
-    question: Question, cards: Sequence[Accelerator], calls: _Calls, inside: Mix | None, played: Played
-) -> Mix:
-    """The smallest plan with which every promise is kept, found by bisection; `inside` where none is cheaper."""
-    looking = _Looking(question, cards, calls, inside, played)
+def _planned(looking: _Looking) -> Mix:
+    """The smallest plan with which every promise is kept, found by bisection."""
+    question, calls = looking.question, looking.calls
     own = math.ceil(math.log(question.per_s / (1 - Provisioning().headroom) / calls.unit_per_s, STEP) - 1e-9)
     bad, good = own - LESS, None
     found = looking.at(own)
@@ -310,12 +310,14 @@ def _planned(
 
 @dataclass(slots=True)
 class _Looking:
-    """Plans of one mix, each simulated once. `is_short`: the cards were too few for the last one."""
+    """Plans of one mix, each simulated once. `inside` is the best fleet of fewer kinds, `failed` are such that do not
+    keep the promises. `is_short`: the cards were too few for the last plan."""
 
     question: Question
     cards: Sequence[Accelerator]
     calls: _Calls
     inside: Mix | None
+    failed: tuple[Counts, ...]
     played: Played
     is_short: bool = False
 
@@ -329,9 +331,14 @@ class _Looking:
         found = self._tried(counts, headroom)
         if found.is_possible or not self.is_short:
             return found
-        found = self._tried(_filled(needs, counts, self.cards), headroom)
-        if found.is_possible:
-            return found
+        for start in (
+            counts,
+            (),
+            *self.failed,
+        ):  # what is planned with too few cards need not be the best use of them
+            found = self._tried(_filled(needs, start, self.cards), headroom)
+            if found.is_possible:
+                return found
         wanted = _needs(self.question, self.cards, self.calls, self.question.per_s)
         return replace(found, why=(_too_few(wanted, self.cards), *found.why))
 
@@ -525,11 +532,7 @@ def _few(share: float) -> str:
 
 
 def _within(one: Attained, takes_s: float | None) -> str:
-    return (
-        ""
-        if takes_s is None
-        else f"; {format_ratio(one.asked)} take up to {format_seconds(float(f'{takes_s:.3g}'))}"
-    )
+    return "" if takes_s is None else f"; {format_ratio(one.asked)} take up to {_time(takes_s)}"
 
 
 def _too_large(one: Need, question: Question) -> Iterator[str]:
@@ -555,11 +558,15 @@ def _hardly_in_time(one: Need, calls: _Calls, attain: float) -> Iterator[str]:
             gap_ms = 1000 * kind.tpot_s
             yield f"{what} come with more than the promised {gap_ms:.0f} ms between tokens on every card"
         else:
-            yield f"{what} have {1000 * kind.budget_s:.0f} ms; alone they take {_alone(kind, cards)}"
+            yield f"{what} have {_time(kind.budget_s)}; alone they take {_alone(kind, cards)}"
 
 
 def _alone(kind: Kind, cards: Sequence[Profile]) -> str:
-    return " or ".join(f"{1000 * critical_s(card, kind, 1):.0f} ms on {card.accelerator}" for card in cards)
+    return " or ".join(f"{_time(critical_s(card, kind, 1))} on {card.accelerator}" for card in cards)
+
+
+def _time(value_s: float) -> str:
+    return f"{1000 * value_s:.0f} ms" if value_s < 1 else f"{value_s:.3g} s"
 
 
 def _too_few(needs: Sequence[Need], cards: Sequence[Accelerator]) -> str:
