@@ -6,7 +6,7 @@ ARGS ?=
 FIND_PYTHON = for name in $(PYTHON) python3.11 python3.12 python3.13 python3.14 python3; do \
 	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$name"; break; }; done
 
-.PHONY: help setup demo test check fmt bench results simulated docs lock clean
+.PHONY: help setup demo test check fmt bench results simulated elastic docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -18,8 +18,8 @@ setup: $(VENV)/.installed ## install everything: pinned packages, the engine, a 
 demo: setup ## two tenants' workflows on real models and unequal replicas
 	@$(BIN)/tightrope demo $(ARGS)
 
-test: setup ## all tests
-	@$(BIN)/python -m pytest $(ARGS)
+test: setup ## all tests, in two processes
+	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 check: $(VENV)/.installed ## style, types and the direction of imports
 	$(BIN)/ruff check .
@@ -47,17 +47,35 @@ results: setup ## measure everything in docs/results.md anew (half an hour, on a
 	--out docs/results/live.json
 	$(BIN)/python docs/make_results.py
 
-CLUSTERS = mixed paper-two-node uniform
+CLUSTERS = mixed paper-two-node uniform mild strong
 WRONG = wrong-fast-card-flattered wrong-fast-card-slighted wrong-all-flattered wrong-all-slighted
+LATE = late-100ms late-500ms late-2s
 THREE = --policies foresight,power-of-two,shortest-queue
+SIM = bench-results
+KEPT = docs/results/simulated
 simulated: setup ## simulate everything in docs/results.md anew (hours; goes on where it was interrupted) and write it
 	$(BIN)/tightrope bench credibility --out docs/results/credibility.json
 	$(BIN)/tightrope bench mixed $(THREE) --rates 20%,30%,40%,70%,77.5%,85%,92.5%,100%,125%
 	$(BIN)/tightrope bench uniform $(THREE) --rates 60%,80%,90%,100%,120%
 	$(BIN)/tightrope bench paper-two-node $(THREE) --rates 20%,40%,70%,80%,90%,100%
+	for name in mild strong; do $(BIN)/tightrope bench $$name $(THREE) --rates 40%,70%,80%,90%,100%,120% || exit 1; done
 	for name in $(WRONG); do $(BIN)/tightrope bench $$name --policies foresight,power-of-two --rates 80% || exit 1; done
-	for name in $(CLUSTERS) $(WRONG); do kept=docs/results/simulated/$$name; mkdir -p $$kept && \
-	cp bench-results/$$name/report.* bench-results/$$name/*.svg $$kept/ || exit 1; done
+	for name in $(LATE); do $(BIN)/tightrope bench $$name $(THREE) --rates 60%,80% --seeds 100-104 || exit 1; done
+	for name in $(CLUSTERS); do $(BIN)/tightrope bench $$name --rates 90% --out $(SIM)/field/$$name || exit 1; done
+	$(BIN)/tightrope bench ablation --seeds 100-101
+	$(BIN)/tightrope bench limit --rates 90% --seeds 100-101 --steps 40 --out $(SIM)/limit
+	$(BIN)/tightrope bench paper
+	for name in $(CLUSTERS) $(WRONG) $(LATE) $(CLUSTERS:%=field/%) ablation/mixed ablation/uniform limit; do \
+	mkdir -p $(KEPT)/$$name && cp $(SIM)/$$name/report.* $(KEPT)/$$name/ || exit 1; \
+	for plot in $(SIM)/$$name/*.svg; do [ ! -f $$plot ] || cp $$plot $(KEPT)/$$name/; done; done
+	cp $(SIM)/paper/report.json $(KEPT)/paper.json
+	$(BIN)/python docs/make_results.py
+	$(BIN)/python docs/make_paper.py
+
+elastic: setup ## simulate elastic fleets anew (an hour or two) and write docs/results.md
+	$(BIN)/tightrope bench provision
+	$(BIN)/tightrope bench disturbed
+	for name in provision disturbed; do mkdir -p $(KEPT)/$$name && cp $(SIM)/$$name/report.* $(KEPT)/$$name/ || exit 1; done
 	$(BIN)/python docs/make_results.py
 
 docs: $(VENV)/.installed ## write the configuration's JSON Schema and check every document

@@ -16,8 +16,13 @@ import matplotlib as mpl
 
 from tightrope.bench.credibility import Credibility, credibility_table
 from tightrope.bench.distances import Distances, distances_table
+from tightrope.bench.disturbed import Shaken, shaken_table
 from tightrope.bench.goals import CLUSTERS, goals
+from tightrope.bench.intervals import Interval
 from tightrope.bench.library import scenario_names
+from tightrope.bench.parity import Parity
+from tightrope.bench.parity_text import parity_table
+from tightrope.bench.provision import Comparison, comparison_table
 from tightrope.bench.report import Report
 from tightrope.bench.report import from_json as read_report
 from tightrope.bench.report_text import capacity_part, goals_table, goodput_part
@@ -149,7 +154,8 @@ def kernel_table(costs: list[dict[str, Any]]) -> str:
 
 def simulated() -> str:
     """What was simulated, as far as it was; empty if nothing was."""
-    parts = [*credibility_part(), *scenarios(), *ablation(), *limit_part()]
+    parts = [*credibility_part(), *parity_part(), *scenarios(), *field(), *ablation(), *limit_part()]
+    parts += [*provision_part(), *disturbed_part()]
     return "\n" + "\n\n".join([SIMULATED_HEAD, *parts]) + "\n" if parts else ""
 
 
@@ -160,6 +166,74 @@ def credibility_part() -> list[str]:
         return []
     found = decode(Credibility, json.loads(file.read_text("utf-8")))
     return ["### Is the simulated engine like a real one?", f"```text\n{credibility_table(found)}\n```"]
+
+
+def parity_part() -> list[str]:
+    """A live session beside its simulation."""
+    file = DATA / "parity.json"
+    if not file.is_file():
+        return []
+    found = decode(Parity, json.loads(file.read_text("utf-8")))
+    command = "```sh\ntightrope bench parity --runs 75 --load 0.6\n```"
+    return [
+        "### Is a live session like its simulation?",
+        command,
+        PARITY_SAYS,
+        f"```text\n{parity_table(found)}\n```",
+    ]
+
+
+def field() -> list[str]:
+    """Every policy on every cluster at one load."""
+    found = reports(SIMULATED / "field")
+    if not found:
+        return []
+    shares = sorted({share for one in found.values() for share in one.shares})
+    parts = ["### The whole field"]
+    for share in shares:
+        names = [name for name, one in found.items() if share in one.shares]
+        policies_seen = list(dict.fromkeys(policy for name in names for policy in found[name].policies))
+        lines = [
+            f"| goodput at {share:.0%}, % | " + " | ".join(names) + " |",
+            "|---|" + "---:|" * len(names),
+        ]
+        for policy in policies_seen:
+            points = [found[name].point(policy, share) for name in names]
+            cells = ["" if one is None else percent(one.goodput) for one in points]
+            lines.append(f"| {policy} | " + " | ".join(cells) + " |")
+        seeds = {len(found[name].seeds) for name in names}
+        parts += [f"{max(seeds)} seeds, 95 % intervals.", "\n".join(lines)]
+    return parts
+
+
+def percent(one: Interval) -> str:
+    """A share and its interval."""
+    return f"{100 * one.value:.1f} [{100 * one.low:.1f}, {100 * one.high:.1f}]"
+
+
+def provision_part() -> list[str]:
+    """What elastic fleets cost."""
+    file = SIMULATED / "provision" / "report.json"
+    if not file.is_file():
+        return []
+    found = decode(Comparison, json.loads(file.read_text("utf-8"))["comparison"])
+    seeds = ", ".join(map(str, found.seeds))
+    head = "### `tightrope bench provision`"
+    text = (
+        f"An elastic fleet on `{found.scenario}`, {found.per_s:g} runs/s on average, seeds {seeds}; "
+        "[all settings that were tried](results/simulated/provision/report.md)."
+    )
+    return [head, text, comparison_table(found)]
+
+
+def disturbed_part() -> list[str]:
+    """Elastic fleets when something goes wrong."""
+    file = SIMULATED / "disturbed" / "report.json"
+    if not file.is_file():
+        return []
+    found = [decode(Shaken, one) for one in json.loads(file.read_text("utf-8"))["days"]]
+    text = "What the disturbances are: [the report](results/simulated/disturbed/report.md)."
+    return ["### `tightrope bench disturbed`", text, shaken_table(found)]
 
 
 def reports(folder: Path) -> dict[str, Report]:
@@ -324,6 +398,11 @@ that would be busy if there were enough; above 100 % a line of waiting calls bui
 
 {kernel}
 {simulated}"""
+
+PARITY_SAYS = """One live session on this machine's engines, profiled just before, and the same runs on simulated
+engines. *As measured* takes the profiles as they are; *calibrated* finds one factor for the speed of all engines on the
+first third of the runs and judges on the rest. Alone, live calls took 0.99 of what the profile says at the beginning of
+this session and 0.86 at its end: the machine became faster meanwhile, and at this load whole runs are steep in that."""
 
 SIMULATED_HEAD = """## Policies in virtual time
 

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tightrope.adapters import bounded_metrics
 from tightrope.adapters.telemetry import Telemetry
-from tightrope.model.fleet import Estimate, FleetPlan, Offer, ReplicaSpec, Routed
+from tightrope.model.fleet import Accelerator, Estimate, FleetPlan, Offer, ReplicaSpec, Routed
 from tightrope.model.ids import (
     AcceleratorName,
     CallId,
@@ -22,6 +22,7 @@ from tightrope.model.ids import (
     WorkflowId,
 )
 from tightrope.model.messages import (
+    AcceleratorRegistered,
     CallDone,
     CallFailed,
     CancelCall,
@@ -32,7 +33,9 @@ from tightrope.model.messages import (
     FirstToken,
     FleetPlanned,
     Item,
+    NoteScaling,
     Prepared,
+    ProvisioningSet,
     ReplicaLost,
     ReplicaReady,
     ReplicaStopped,
@@ -45,6 +48,7 @@ from tightrope.model.messages import (
     StopReplica,
 )
 from tightrope.model.outcome import FailureKind, Outcome, Refusal, Usage, Verdict
+from tightrope.model.provision import Bounds, Provisioning, ScaleAction
 from tightrope.model.slo import Slo
 
 RUN, STEP, REPLICA = RunId("r1"), StepId("answer"), ReplicaId("small-1")
@@ -199,6 +203,48 @@ def test_a_replica_is_in_one_state_at_a_time() -> None:
     telemetry.observe(ReplicaStopped(REPLICA), 10.0)
     assert sum(states().values()) == 0
     assert value(telemetry, "replica_start_seconds_sum", model="small", accelerator="l40s") == 5.0
+
+
+def test_the_end_of_the_one_before_is_not_that_of_a_new_replica_by_its_name() -> None:
+    telemetry = told(
+        StartReplica(SPEC), ReplicaReady(REPLICA), StopReplica(REPLICA), StartReplica(SPEC),
+        ReplicaStopped(REPLICA), ReplicaReady(REPLICA),
+    )  # fmt: skip
+    labels = {"model": "small", "accelerator": "l40s"}
+    assert value(telemetry, "replica_state", **labels, state="ready") == 1
+    assert value(telemetry, "replica_state", **labels, state="draining") == 0
+
+
+def test_the_fleet_costs_what_its_cards_cost_while_replicas_are_on_them() -> None:
+    model, card = SPEC.model, SPEC.accelerator
+    telemetry = told(
+        AcceleratorRegistered(Accelerator(card, 1.5)),
+        ProvisioningSet(Provisioning(bounds=(Bounds(model, card, 0, 2, cards=2),))),
+    )
+    costs = []
+    for message in (
+        StartReplica(SPEC), ReplicaReady(REPLICA), ReplicaLost(REPLICA, "exit 9"), StartReplica(SPEC),
+        ReplicaReady(REPLICA), StopReplica(REPLICA), ReplicaStopped(REPLICA),
+    ):  # fmt: skip
+        telemetry.observe(message, 101.0)
+        costs.append(value(telemetry, "fleet_cost_usd_per_hour", model="small", accelerator="l40s"))
+    assert costs == [3.0, 3.0, 0.0, 3.0, 3.0, 3.0, 0.0]
+
+
+def test_what_the_provisioner_does_advises_and_refuses_is_counted_with_its_reason() -> None:
+    def note(action: ScaleAction, reason: str, *, is_advice: bool = False) -> NoteScaling:
+        return NoteScaling(action, SPEC.model, SPEC.accelerator, 0, 1, reason, (), is_advice)
+
+    telemetry = told(
+        note(ScaleAction.UP, "from-zero"), note(ScaleAction.UP, "from-zero"), note(ScaleAction.HOLD, "no-card"),
+        note(ScaleAction.DOWN, "idle", is_advice=True),
+    )  # fmt: skip
+    found = {
+        (dict(labels)["action"], dict(labels)["reason"]): count
+        for (name, labels), count in shown(telemetry).items()
+        if name == "provisioner_actions_total"
+    }
+    assert found == {("up", "from-zero"): 2, ("hold", "no-card"): 1, ("advised-down", "idle"): 1}
 
 
 def test_attainment_is_the_share_of_judged_runs_in_each_window() -> None:

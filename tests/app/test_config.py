@@ -16,12 +16,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tightrope.app.config import Reading, load_config, parse_config, tenant_problems, unsafe_listen
-from tightrope.app.config_form import LlamaCpp, Policy
+from tightrope.app.config import Placed, Reading, load_config, parse_config, tenant_problems, unsafe_listen
+from tightrope.app.config_form import LlamaCpp, Policy, ProvisionPolicy
 from tightrope.flow.places import render_problem
 from tightrope.model.errors import InvalidConfig, Problem
 from tightrope.model.fleet import Accelerator
 from tightrope.model.ids import AcceleratorName, TenantId
+from tightrope.model.provision import Floor
 from tightrope.model.slo import Limits, Slo, Tenant
 
 TEXT = """\
@@ -95,7 +96,8 @@ def test_a_whole_file_becomes_our_vocabulary() -> None:
     assert config.tenants == (shop,)
     small, big = config.models
     assert isinstance(small.engine, LlamaCpp)
-    assert (small.engine.slots, small.engine.context_tokens, dict(small.place)) == (4, 4096, {"fast": 2})
+    assert (small.engine.slots, small.engine.context_tokens) == (4, 4096)
+    assert dict(small.place) == {AcceleratorName("fast"): Placed(2, 2)}
     assert big.replicas[0].url == "http://10.0.0.5:8000/v1"
     assert big.replicas[0].key is not None
     assert big.replicas[0].key.reveal() == "canary-4711"
@@ -147,6 +149,13 @@ MISTAKES = [
     ("{fast: {min: 2}}", "{fats: {min: 2}}", "unknown_accelerator", "fats", 'write "fast"'),
     ("count: 2", "count: 1", "count_exceeded", "1, share", "set its count to 2, or lower a min"),
     ("{fast: {min: 2}}", "{}", "missing_key", "small:", "add place: {ACCELERATOR: {min: 1}}"),
+    ("{fast: {min: 2}}", "{fast: {min: 0}}", "missing_key", "small:", "add place: {ACCELERATOR: {min: 1}}"),
+    ("{fast: {min: 2}}", "{fast: {min: 2, max: 1}}", "bad_value", "fast:", "write max: 2 or more, or lower min"),
+    ("{fast: {min: 2}}", "{fast: {min: 2, max: 4}}", "no_provisioner", "4}}", "add provisioner: {mode: act}"),
+    ("{fast: {min: 2}}", "{fast: {min: 1, cards: 3}}", "count_exceeded", "2, share", "set its count to 3"),
+    ("{fast: {min: 2}}", "{fast: {min: 1, cards: 0}}", "bad_value", "0}}", "write a larger number"),
+    ("  shop:\n", "  shop:\n    floor: 2 req/s\n", "no_provisioner", "2 req/s", "add provisioner: {mode: act}"),
+    ("  shop:\n", "  shop:\n    floor: 2\n", "missing_unit", "2\n    slo", "write it like 2 req/s"),
     ("{kind: openai}\n", "{kind: openai}\n    place: {fast: {min: 0}}\n", "bad_value", "big:", "list its servers"),
     ("slo: {ttft: 1500ms, attain: 95%}", "slo: {attain: 95%}", "missing_key", "slo:", "give ttft, tpot or e2e"),
     ("drain: 120s", "drain: 120s, drain: 60s", "duplicate_key", "drain: 60s", "remove one of the two"),
@@ -173,6 +182,70 @@ def test_1_a_mistake_is_named_with_its_place_and_cure(
     start = text.rfind("\n", 0, text.index(wrong)) + 1 if wrong else 0
     assert (problem.line, problem.column) == place_of(text, at, start)
     assert problem.cure.startswith(cure)
+
+
+ELASTIC = TEXT.replace("place: {fast: {min: 2}}", "place: {fast: {min: 1, max: 2}}") + (
+    "provisioner: {mode: act, every: 2s, headroom: 20%, max_cost: 12 USD/h, target: 3}\n"
+)
+ELASTIC_MISTAKES = [
+    ("mode: act", "mode: yes", "bad_value", "yes,", "write one of none, advise, act"),
+    ("mode: act", "mode: act, policy: least-costs", "bad_value", "least-costs", 'write "least-cost"'),
+    ("every: 2s", "every: 2", "missing_unit", "2,", "write it like 800ms"),
+    ("headroom: 20%", "headroom: 100%", "bad_value", "100%", "write less than 100%"),
+    ("headroom: 20%", "headroom: 0.2", "missing_unit", "0.2", "write it like 10%"),
+    ("max_cost: 12 USD/h", "max_cost: 12", "missing_unit", "12,", "write it like 3.90 USD/h"),
+    ("max_cost: 12 USD/h", "max_cost: 2 USD/h", "budget_exceeded", "2 USD/h", "write 3.9 USD/h or more"),
+    ("target: 3", "target: 0", "bad_value", "0}", "write a larger number"),
+    ("mode: act", "mode: none", "no_provisioner", "2}}", "add provisioner: {mode: act}, or write max: 1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("right", "wrong", "code", "at", "cure"), ELASTIC_MISTAKES)
+def test_1_a_mistake_about_the_provisioner_is_named_with_its_place_and_cure(
+    right: str, wrong: str, code: str, at: str, cure: str
+) -> None:
+    assert right in ELASTIC
+    text = ELASTIC.replace(right, wrong, 1)
+    problem = next(one for one in problems_of(text) if one.code == code)
+    is_moved = code == "no_provisioner"  # what is wrong stands where the cure is to be
+    start = 0 if is_moved else text.index(wrong)
+    assert (problem.line, problem.column) == place_of(text, at, start)
+    assert problem.cure.startswith(cure)
+
+
+def test_1_a_model_that_only_advice_would_start_is_refused() -> None:
+    text = ELASTIC.replace("min: 1, max: 2", "min: 0, max: 2").replace("mode: act", "mode: advise")
+    problem = only(text)
+    assert (problem.code, problem.path) == ("no_provisioner", ("models", "small", "place"))
+    assert problem.cure == "give it a min, or write mode: act"
+
+
+def test_1_a_model_with_servers_of_somebody_else_is_not_provisioned() -> None:
+    text = ELASTIC.replace(
+        "place: {fast: {min: 1, max: 2}}",
+        'place: {fast: {min: 1, max: 2}}\n    replicas: [{url: "http://h/v1", place: theirs}]',
+    )
+    problem = only(text)
+    assert (problem.code, problem.path) == ("bad_value", ("models", "small", "place", "fast", "max"))
+
+
+def test_what_the_provisioner_may_do_is_read() -> None:
+    config = read(
+        ELASTIC.replace("    models: [small, big]", "    floor: 2 req/s\n    models: [small, big]")
+    ).config
+    assert dict(config.models[0].place) == {AcceleratorName("fast"): Placed(1, 2)}
+    asked = config.provisioner
+    assert (asked.mode, asked.policy, asked.every_s, asked.headroom) == ("act", "least-cost", 2.0, 0.2)
+    assert (asked.idle_after_s, asked.cooldown_s, asked.max_cost, asked.target) == (120.0, 60.0, 12.0, 3.0)
+    assert config.floors == (Floor(TenantId("shop"), 2.0),)
+
+
+def test_the_policies_of_the_provisioner_are_those_of_the_table() -> None:
+    from typing import get_args
+
+    from tightrope.policy.provisioners import PROVISIONERS
+
+    assert sorted(get_args(ProvisionPolicy)) == sorted(PROVISIONERS)
 
 
 def test_1_everything_wrong_is_found_at_once_in_the_order_of_the_text() -> None:

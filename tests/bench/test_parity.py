@@ -4,6 +4,8 @@ Laws of parity, over sessions of which the simulator made the journal
 2. Simulated engines answer the calls that they really got as they were answered.
 3. Calibration finds how much slower engines were than their profiles say.
 4. A session agrees with its own simulation; one whose engines were slower does only when that is calibrated.
+5. Engines that were faster than their profiles, by a factor, are found to be so by that factor, not by what queues make
+   of it: every call meets what it met live.
 Further: what went wrong in a session is known, and a journal that cannot tell everything is refused.
 """
 
@@ -19,7 +21,13 @@ from hypothesis import assume, given, settings
 
 from tests.sim.worlds import a_script, a_world, play, sessions
 from tightrope.bench.parity import parity
-from tightrope.bench.parity_engines import answered, answered_in_simulation, calibrated_slowness, truths
+from tightrope.bench.parity_engines import (
+    answered,
+    answered_in_simulation,
+    calibrated_slowness,
+    engine_parts,
+    truths,
+)
 from tightrope.bench.parity_text import parity_table
 from tightrope.bench.recorded import Session, session, world
 from tightrope.kernel.journal import Gap, entries, event_line, gap_line
@@ -105,6 +113,22 @@ def test_4_slower_engines_agree_only_when_that_is_calibrated() -> None:
     assert "they do NOT agree" in parity_table(found)
     for part in found.raw.engines:
         assert part.live_gap_ms > part.simulated_gap_ms
+
+
+@pytest.mark.parametrize("slowness", [0.8, 0.9])
+def test_5_calls_meet_what_they_met_live(slowness: float) -> None:
+    found = session(lines_of(crowd(12), slowness))
+    for part in engine_parts(found, 1.0, {run.script.run for run in found.runs}):
+        assert part.live_first_ms / part.simulated_first_ms == pytest.approx(slowness, rel=0.02)
+        assert part.live_gap_ms / part.simulated_gap_ms == pytest.approx(slowness, rel=0.02)
+
+
+@pytest.mark.parametrize("slowness", [0.5, 1.0, 2.0])
+def test_what_was_answered_live_is_answered_though_others_were_given_up(slowness: float) -> None:
+    found = kept()
+    assert any(call.given_up_s is not None for call in found.calls)
+    simulated = answered_in_simulation(found, slowness)
+    assert {one.call.call for one in answered(found)} <= set(simulated)
 
 
 def test_only_runs_from_a_moment_on_are_compared() -> None:

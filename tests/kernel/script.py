@@ -9,11 +9,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from tightrope.kernel.journal import Head, command_line, event_line, head_line
 from tightrope.kernel.kernel import Kernel
 from tightrope.kernel.state import KernelSettings
-from tightrope.model.fleet import FleetPlan, ReplicaSpec
+from tightrope.model.fleet import Accelerator, FleetPlan, ReplicaSpec
 from tightrope.model.ids import AcceleratorName, CallId, ModelName, ReplicaId, RunId, StepId, TenantId
 from tightrope.model.messages import (
+    AcceleratorRegistered,
     CallDone,
     CallFailed,
     CaseTaken,
@@ -27,6 +29,7 @@ from tightrope.model.messages import (
     Prepare,
     Prepared,
     ProfileLoaded,
+    ProvisioningSet,
     ReplicaLost,
     ReplicaReady,
     RunCode,
@@ -40,6 +43,7 @@ from tightrope.model.messages import (
 )
 from tightrope.model.outcome import FailureKind, Usage
 from tightrope.model.profile import Profile
+from tightrope.model.provision import Provisioning
 from tightrope.model.slo import Limits, Slo, Tenant
 from tightrope.model.workflow import Workflow
 
@@ -49,7 +53,7 @@ C = TypeVar("C", bound=Command)
 
 
 class Script:
-    """One kernel, one tenant, and everything it has said. Its tables are checked after every fact.
+    """One kernel, one tenant, everything it has said, and the journal. Its tables are checked after every fact.
 
     `items` are what a step is prepared with (one dull item if not named), `cases` what a switch decides.
     Replicas are given as `name`, `name@card` or `name:model@card`; they take `slots` calls at once.
@@ -61,6 +65,7 @@ class Script:
         replicas: str = "a b",
         slots: int = 4,
         profiles: Sequence[Profile] = (),
+        accelerators: Sequence[Accelerator] = (),
         settings: KernelSettings | None = None,
         limits: Limits | None = None,
     ) -> None:
@@ -68,11 +73,14 @@ class Script:
         self.now_s = 0.0
         self.slots = slots
         self.said: list[Command] = []
+        self.lines = [head_line(Head(self.kernel.settings, wall_s=0.0, at_s=0.0))]
         self.items: dict[str, tuple[Item, ...]] = {}
         self.cases: dict[str, str] = {}
         self.workflows = workflows
         names = tuple(workflow.name for workflow in workflows)
         self.tell(TenantRegistered(Tenant(TENANT, limits=limits or Limits(), workflows=names)))
+        for accelerator in accelerators:
+            self.tell(AcceleratorRegistered(accelerator))
         for profile in profiles:
             self.tell(ProfileLoaded(profile))
         for workflow in workflows:
@@ -87,8 +95,10 @@ class Script:
         said: list[Command] = []
         inbox = [event]
         while inbox:
+            self.lines.append(event_line(inbox[0], self.now_s))
             commands = self.kernel.handle(inbox.pop(0), self.now_s)
             self.kernel.check()
+            self.lines += [command_line(command, self.now_s) for command in commands]
             said += commands
             inbox += [self._prepared(command) for command in commands if isinstance(command, Prepare)]
         self.said += said
@@ -109,6 +119,10 @@ class Script:
         for spec in specs_of(replicas):
             said += self.tell(ReplicaReady(spec.id, self.slots))
         return said
+
+    def provision(self, provisioning: Provisioning) -> list[Command]:
+        """From now on the fleet follows the load."""
+        return self.tell(ProvisioningSet(provisioning))
 
     def lost(self, replica: str) -> list[Command]:
         """This replica is gone."""

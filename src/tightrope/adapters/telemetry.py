@@ -18,8 +18,18 @@ from prometheus_client.exposition import choose_encoder
 from tightrope.adapters.attainment import Attainment
 from tightrope.adapters.bounded_metrics import OTHER, SECONDS, Bounds
 from tightrope.model.fleet import ReplicaSpec, ReplicaState
-from tightrope.model.ids import CallId, ReplicaId, RunId, StepId, TenantId, WorkflowId
+from tightrope.model.ids import (
+    AcceleratorName,
+    CallId,
+    ModelName,
+    ReplicaId,
+    RunId,
+    StepId,
+    TenantId,
+    WorkflowId,
+)
 from tightrope.model.messages import (
+    AcceleratorRegistered,
     CallDone,
     CallFailed,
     CancelCall,
@@ -29,7 +39,9 @@ from tightrope.model.messages import (
     FinishRun,
     FirstToken,
     FleetPlanned,
+    NoteScaling,
     Prepared,
+    ProvisioningSet,
     ReplicaLost,
     ReplicaReady,
     ReplicaStopped,
@@ -43,6 +55,8 @@ from tightrope.model.outcome import FailureKind, Outcome, Verdict
 
 _SLACK = (-10.0, -5.0, -2.5, -1.0, -0.5, -0.25, -0.1, 0.0, *SECONDS[7:], 30.0, 60.0)
 _ERRORS = (-0.9, -0.5, -0.3, -0.2, -0.1, -0.05, 0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
+_PAID = (ReplicaState.STARTING, ReplicaState.READY, ReplicaState.DRAINING)
+"""A replica in these states sits on its cards."""
 
 
 class Telemetry:
@@ -57,6 +71,8 @@ class Telemetry:
         self._calls: dict[CallId, _Call] = {}
         self._replicas: dict[ReplicaId, _Replica] = {}
         self._waiting: Tally[TenantId] = Tally()
+        self._usd_per_h: dict[AcceleratorName, float] = {}
+        self._cards: dict[tuple[ModelName, AcceleratorName], int] = {}
         self._define()
 
     def observe(self, message: Event | Command, now_s: float) -> None:
@@ -92,6 +108,13 @@ class Telemetry:
                 | ReplicaStopped()
             ):
                 self._replica_moved(message, now_s)
+            case AcceleratorRegistered(card):
+                self._usd_per_h[card.name] = card.usd_per_h
+            case ProvisioningSet(provisioning):
+                self._cards = {(one.model, one.accelerator): one.cards for one in provisioning.bounds}
+            case NoteScaling():
+                action = f"advised-{message.action}" if message.is_advice else message.action
+                self._actions.labels(message.model, message.accelerator, action, message.reason).inc()
             case _:
                 pass
 
@@ -239,7 +262,10 @@ class Telemetry:
                 replica.ordered_s = now_s
                 self._show_state(replica, ReplicaState.STARTING)
             case ReplicaStopped(replica_id):
-                if (stopped := self._replicas.pop(replica_id, None)) is not None:
+                stopped = self._replicas.get(replica_id)
+                # One that is starting has not begun yet: that was the one before it by the same name.
+                if stopped is not None and stopped.state is not ReplicaState.STARTING:
+                    del self._replicas[replica_id]
                     self._show_state(stopped, None)
             case ReplicaReady(replica_id) | ReplicaLost(replica_id) | StopReplica(replica_id):
                 if (known := self._replicas.get(replica_id)) is not None:
@@ -266,7 +292,10 @@ class Telemetry:
             self._replica_state.labels(spec.model, spec.accelerator, replica.state).dec()
         if state is not None:
             self._replica_state.labels(spec.model, spec.accelerator, state).inc()
-        replica.state = state
+        cards = self._cards.get((spec.model, spec.accelerator), 1)
+        usd_per_h = cards * self._usd_per_h.get(spec.accelerator, 0.0) if state in _PAID else 0.0
+        self._cost.labels(spec.model, spec.accelerator).inc(usd_per_h - replica.usd_per_h)
+        replica.state, replica.usd_per_h = state, usd_per_h
 
     def _accelerator(self, replica: ReplicaId) -> str:
         known = self._replicas.get(replica)
@@ -313,6 +342,13 @@ class Telemetry:
             "replica_start_seconds", "From order to ready.", "model", "accelerator",
             buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320),
         )  # fmt: skip
+        self._cost = bounds.gauge(
+            "fleet_cost_usd_per_hour", "Price of the cards that replicas are on now.", "model", "accelerator"
+        )
+        self._actions = bounds.counter(
+            "provisioner_actions_total", "Changes of the fleet, and those that something stood in the way of.",
+            "model", "accelerator", "action", "reason",
+        )  # fmt: skip
         self._gateway_overhead = bounds.histogram(
             "gateway_overhead_seconds", "From the head of a request to the runtime having it."
         )
@@ -351,6 +387,7 @@ class _Replica:
     spec: ReplicaSpec
     state: ReplicaState | None = None
     ordered_s: float | None = None
+    usd_per_h: float = 0.0
 
 
 def _name(workflow: WorkflowId) -> str:

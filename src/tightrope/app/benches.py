@@ -1,7 +1,8 @@
 """The kept benchmarks by name: scenarios in virtual time, and those that are something else.
 
 Owns the table of names, and where the data of the small ones goes. A scenario's course is `scenario_bench.py`,
-the comparison on real engines `live_bench.py`.
+the comparison on real engines `live_bench.py`, the
+fleet that follows the load `elastic_bench.py`.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from pathlib import Path
 from typing import cast
 
 from tightrope.app.cli.frame import ANSWER_IS_NO, Answer, Common
+from tightrope.app.elastic_bench import bench_elastic
 from tightrope.app.live_bench import LIVE_POLICIES, Live, bench_live
 from tightrope.app.paper_bench import bench_paper
 from tightrope.app.parity_bench import bench_parity
+from tightrope.app.provision_bench import bench_disturbed, bench_provision
 from tightrope.app.scenario_bench import Options, bench_family, bench_limit, bench_scenario
 from tightrope.app.tables import grid
 from tightrope.bench.credibility import credibility, credibility_table
@@ -51,11 +54,20 @@ def _live(common: Common, options: Options) -> Answer:
     return _kept(options.out, *bench_live(common, live))
 
 
-def _parity(common: Common, options: Options) -> Answer:
+def _elastic(common: Common, options: Options) -> Answer:
+    return bench_elastic(common, share=options.share, seed=_one_seed("elastic", options), out=options.out)
+
+
+def _one_seed(name: str, options: Options) -> int:
     seeds = parse_seeds(list(options.seeds.split(","))) if options.seeds else (100,)
     if len(seeds) > 1:
-        raise InvalidInput("parity plays one load: name one seed")
-    found, journal = bench_parity(common, runs=options.runs, share=options.share, seed=seeds[0])
+        raise InvalidInput(f"{name} plays one load: name one seed")
+    return seeds[0]
+
+
+def _parity(common: Common, options: Options) -> Answer:
+    seed = _one_seed("parity", options)
+    found, journal = bench_parity(common, runs=options.runs, share=options.share, seed=seed)
     text = f"{parity_table(found)}\n\nthe journal: {journal}"
     answer = _kept(options.out, cast(Json, encode(found)), text)
     return answer if found.holds else replace(answer, code=ANSWER_IS_NO)
@@ -148,9 +160,12 @@ BENCHES: dict[str, Callable[[Common, Options], Answer]] = {
     "ablation": _ablation,
     "limit": bench_limit,
     "paper": bench_paper,
+    "provision": bench_provision,
+    "disturbed": bench_disturbed,
     "decision": _decision,
     "kernel": _kernel,
     "live": _live,
+    "elastic": _elastic,
     "parity": _parity,
 }
 """What is measured otherwise than by one scenario."""

@@ -7,8 +7,9 @@ A plain function each; whoever wants other parts calls the constructors themselv
 from __future__ import annotations
 
 import hashlib
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +21,7 @@ from tightrope.adapters.cluster_static import StaticCluster
 from tightrope.adapters.engine_openai import OpenAIEngine
 from tightrope.adapters.store_sqlite import SqliteStore
 from tightrope.adapters.telemetry import Telemetry
-from tightrope.app.config import LOCAL_TENANT, Config, Model
+from tightrope.app.config import LOCAL_TENANT, Config, Model, Placed
 from tightrope.app.config_form import CommandLine, LlamaCpp, OpenAi
 from tightrope.app.embedded import cache_dir, ensure_weights
 from tightrope.kernel.journal import Head
@@ -34,15 +35,21 @@ from tightrope.model.messages import (
     DrainRequested,
     FleetPlanned,
     ProfileLoaded,
+    ProvisioningSet,
     TenantRegistered,
     WorkflowDeployed,
 )
 from tightrope.model.profile import Profile
+from tightrope.model.provision import Bounds, Provisioning, ProvisionMode
 from tightrope.model.slo import Tenant
 from tightrope.model.workflow import Workflow
+from tightrope.ports import Clock
 from tightrope.runtime.client import Client, plain_workflows
 from tightrope.runtime.driver import Driver, Observer
 from tightrope.runtime.journal_file import JournalFile
+
+LOAD_S = 30.0
+"""Seconds from order to ready that are expected of a pair that was never started."""
 
 
 class MonotonicClock:
@@ -63,7 +70,8 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Everything of one configuration, wired. `start` it once, `close` it once."""
+    """Everything of one configuration, wired. `start` it once, `close` it once. `plan` is the fleet that is there at
+    first; `provisioning` is None where it stays as it is."""
 
     config: Config
     driver: Driver
@@ -74,6 +82,7 @@ class Runtime:
     static: StaticCluster
     workflows: tuple[Workflow, ...]
     plan: FleetPlan
+    provisioning: Provisioning | None = None
 
     async def start(self) -> None:
         """Order the fleet; readiness comes later. What an earlier runtime left and this one does not want is ended."""
@@ -81,6 +90,9 @@ class Runtime:
         self.driver.post(FleetPlanned(self.plan))
         await self.driver.until_ordered()
         await self.local.end_unclaimed()
+        # Last: a replica that the provisioner orders must not be taken for one that was left.
+        if self.provisioning is not None:
+            self.driver.post(ProvisioningSet(self.provisioning))
 
     def use_profile(self, profile: Profile) -> None:
         """Believe this from now on."""
@@ -106,10 +118,11 @@ def compose(
     die_with_parent: bool = False,
     has_new_journal: bool = False,
     observers: Sequence[Observer] = (),
+    clock: Clock | None = None,
 ) -> Runtime:
-    """Build and wire everything; nothing runs yet. `policy` stands in for the configured one. With `has_new_journal`
-    that of earlier sessions is removed, as soon as nobody else can be writing it."""
-    clock = MonotonicClock()
+    """Build and wire everything; nothing runs yet. `policy` stands in for the configured one, `clock` for that of the
+    system. With `has_new_journal` that of earlier sessions is removed, as soon as nobody else can be writing it."""
+    clock = clock or MonotonicClock()
     settings = kernel_settings(config, policy)
     kernel = Kernel(settings)
     journal = JournalFile(config.journal.path, Head(settings, time.time(), clock.now()))
@@ -135,12 +148,16 @@ def compose(
         driver.post(TenantRegistered(tenant))
     for card in config.accelerators:
         driver.post(AcceleratorRegistered(card))
-    for profile in stored_profiles(config, store):
+    profiles = stored_profiles(config, store)
+    for profile in profiles:
         driver.post(ProfileLoaded(profile))
     for workflow in known:
         driver.post(WorkflowDeployed(workflow))
     client = Client(driver, tenants, known)
-    return Runtime(config, driver, client, store, telemetry, local, static, tuple(workflows), plan_of(config))
+    plan, provisioning = plan_of(config), provisioning_of(config, profiles)
+    return Runtime(
+        config, driver, client, store, telemetry, local, static, tuple(workflows), plan, provisioning
+    )
 
 
 def kernel_settings(config: Config, policy: str | None = None) -> KernelSettings:
@@ -176,17 +193,55 @@ def _output_limits(config: Config, tenants: Sequence[Tenant]) -> Mapping[ModelNa
 
 
 def plan_of(config: Config) -> FleetPlan:
-    """Every replica that the file asks for."""
+    """Every replica that is there from the start."""
+    return FleetPlan(tuple(_specs(config, lambda placed: placed.least)))
+
+
+def possible_replicas(config: Config) -> tuple[ReplicaSpec, ...]:
+    """Every replica that may ever be there, the first ones those of the plan for each model and card."""
+    return tuple(_specs(config, lambda placed: placed.most))
+
+
+def _specs(config: Config, count: Callable[[Placed], int]) -> list[ReplicaSpec]:
     specs: list[ReplicaSpec] = []
     for model in config.models:
-        for card, count in model.place.items():
-            names = (ReplicaId(f"{model.name}-{card}-{number}") for number in range(1, count + 1))
+        for card, placed in model.place.items():
+            names = (ReplicaId(f"{model.name}-{card}-{number}") for number in range(1, count(placed) + 1))
             specs += [ReplicaSpec(name, model.name, card) for name in names]
         for number, endpoint in enumerate(model.replicas, start=1):
             card = AcceleratorName(endpoint.place)
             name = ReplicaId(f"{model.name}-{card}-x{number}")
             specs.append(ReplicaSpec(name, model.name, card, endpoint.url, endpoint.serves))
-    return FleetPlan(tuple(specs))
+    return specs
+
+
+def provisioning_of(config: Config, profiles: Sequence[Profile] = ()) -> Provisioning | None:
+    """What the provisioner may do, None if there is none. `profiles` say how long a start is expected to take."""
+    asked = config.provisioner
+    if asked.mode == "none":
+        return None
+    load_s = {(one.model, one.accelerator): one.load_s for one in profiles if one.load_s > 0}
+    bounds = tuple(
+        Bounds(
+            model.name, card, placed.least, placed.most, placed.cards, load_s.get((model.name, card), LOAD_S)
+        )
+        for model in config.models
+        for card, placed in model.place.items()
+    )
+    return Provisioning(
+        policy=asked.policy,
+        bounds=bounds,
+        floors=config.floors,
+        mode=ProvisionMode(asked.mode),
+        every_s=asked.every_s,
+        attain=asked.attain,
+        headroom=asked.headroom,
+        risk=asked.risk,
+        idle_after_s=asked.idle_after_s,
+        cooldown_s=asked.cooldown_s,
+        max_usd_per_h=math.inf if asked.max_cost is None else asked.max_cost,
+        target=asked.target,
+    )
 
 
 def local_cluster(config: Config, *, die_with_parent: bool = False) -> LocalCluster:
@@ -296,9 +351,9 @@ def stored_profiles(config: Config, store: SqliteStore) -> list[Profile]:
 
 
 def pairs_of(config: Config) -> list[tuple[Model, Accelerator]]:
-    """Every (model, accelerator) that some replica of the plan has."""
+    """Every (model, accelerator) that some replica has or may have."""
     pairs: dict[tuple[str, str], tuple[Model, Accelerator]] = {}
-    for spec in plan_of(config).replicas:
+    for spec in possible_replicas(config):
         card = config.accelerator(spec.accelerator)
         if card is not None:
             pairs[spec.model, spec.accelerator] = (_model(config, spec.model), card)

@@ -24,6 +24,7 @@ from tightrope.app.config_form import (
     Journal,
     LlamaCpp,
     ModelForm,
+    Provisioner,
     Router,
     Server,
     Telemetry,
@@ -36,6 +37,7 @@ from tightrope.model.errors import InvalidConfig, Problem
 from tightrope.model.fleet import Accelerator
 from tightrope.model.ids import AcceleratorName, ModelName, TenantId
 from tightrope.model.json import Json
+from tightrope.model.provision import Floor
 from tightrope.model.slo import Limits, Tenant
 
 DEFAULT_FILE = "tightrope.yaml"
@@ -45,13 +47,27 @@ LOCAL_TENANT = TenantId("local")
 
 
 @dataclass(frozen=True, slots=True)
+class Placed:
+    """Replicas of a model on one kind of card: from `least` to `most`, each on `cards` of them."""
+
+    least: int
+    most: int
+    cards: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
-    """A model of the file: its engine, how many replicas run on which card, and servers of somebody else."""
+    """A model of the file: its engine, how many replicas may be on which card, and servers of somebody else."""
 
     name: ModelName
     engine: Engine
-    place: Mapping[AcceleratorName, int]
+    place: Mapping[AcceleratorName, Placed]
     replicas: tuple[Endpoint, ...]
+
+    @property
+    def may_be_away(self) -> bool:
+        """Whether it may have no replica at all while nobody asks for it."""
+        return not self.replicas and not any(placed.least for placed in self.place.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +80,10 @@ class Config:
     state: Path
     models: tuple[Model, ...]
     tenants: tuple[Tenant, ...]
+    floors: tuple[Floor, ...]
     workflows: Workflows
     router: Router
+    provisioner: Provisioner
     journal: Journal
     telemetry: Telemetry
     seed: int
@@ -203,8 +221,12 @@ def _config(file: Path, form: File) -> Config:
         state=form.cluster.local.state,
         models=tuple(_model(name, model) for name, model in form.models.items()),
         tenants=tuple(_tenant(name, tenant) for name, tenant in form.tenants.items()),
+        floors=tuple(
+            Floor(TenantId(name), tenant.floor) for name, tenant in form.tenants.items() if tenant.floor
+        ),
         workflows=form.workflows,
         router=form.router,
+        provisioner=form.provisioner,
         journal=form.journal,
         telemetry=form.telemetry,
         seed=form.seed,
@@ -218,7 +240,10 @@ def _accelerator(name: str, form: AcceleratorForm) -> Accelerator:
 
 
 def _model(name: str, form: ModelForm) -> Model:
-    place = {AcceleratorName(card): placing.min for card, placing in form.place.items()}
+    place = {
+        AcceleratorName(card): Placed(placing.min, placing.most, placing.cards)
+        for card, placing in form.place.items()
+    }
     return Model(ModelName(name), form.engine, place, form.replicas)
 
 
@@ -241,6 +266,8 @@ def _tenant(name: str, form: TenantForm) -> Tenant:
 def _problems_between(config: Config) -> Iterator[Problem]:
     yield from _placing_problems(config)
     yield from _count_problems(config)
+    yield from _elastic_problems(config)
+    yield from _budget_problems(config)
     yield from _grant_problems(config)
 
 
@@ -272,16 +299,67 @@ def _weights_problems(model: Model) -> Iterator[Problem]:
 
 def _count_problems(config: Config) -> Iterator[Problem]:
     for card in config.accelerators:
-        wanted = {model.name: model.place[card.name] for model in config.models if card.name in model.place}
+        placed = {model.name: model.place[card.name] for model in config.models if card.name in model.place}
+        wanted = {name: one.least * one.cards for name, one in placed.items()}
         if sum(wanted.values()) > card.count:
             asked = " + ".join(f"{count} by {name}" for name, count in wanted.items())
             yield Problem(
                 "count_exceeded",
                 ("accelerators", card.name, "count"),
-                f"{sum(wanted.values())} replicas are placed on {card.name}, which allows {card.count}",
+                f"{sum(wanted.values())} cards are taken on {card.name}, which has {card.count}",
                 f"set its count to {sum(wanted.values())}, or lower a min",
                 cause=asked,
             )
+
+
+def _elastic_problems(config: Config) -> Iterator[Problem]:
+    """What needs a provisioner that acts, and is not given one."""
+    mode = config.provisioner.mode
+    for model in config.models:
+        at = ("models", model.name)
+        for card, placed in model.place.items():
+            if placed.most == placed.least:
+                continue
+            if mode == "none":
+                message = f"nobody would start more than {placed.least} replicas of {model.name} on {card}"
+                cure = f"add provisioner: {{mode: act}}, or write max: {placed.least}"
+                yield Problem("no_provisioner", (*at, "place", card, "max"), message, cure)
+            if model.replicas:
+                message = (
+                    f"the provisioner does not count servers of somebody else, and {model.name} has some"
+                )
+                cure = "write max as large as min, or serve them as a model of another name"
+                yield Problem("bad_value", (*at, "place", card, "max"), message, cure)
+        if mode == "advise" and model.may_be_away:
+            message = f"{model.name} would never have a replica: in mode advise nobody starts one"
+            yield Problem("no_provisioner", (*at, "place"), message, "give it a min, or write mode: act")
+    for floor in config.floors:
+        if mode == "none":
+            path = ("tenants", floor.tenant, "floor")
+            message = f"nobody would keep capacity for {floor.tenant}"
+            yield Problem(
+                "no_provisioner", path, message, "add provisioner: {mode: act}, or remove the floor"
+            )
+
+
+def _budget_problems(config: Config) -> Iterator[Problem]:
+    """What is always there must be paid for."""
+    most = config.provisioner.max_cost
+    if most is None:
+        return
+    prices = {card.name: card.usd_per_h for card in config.accelerators}
+    always = sum(
+        placed.least * placed.cards * prices.get(card, 0.0)
+        for model in config.models
+        for card, placed in model.place.items()
+    )
+    if always > most:
+        yield Problem(
+            "budget_exceeded",
+            ("provisioner", "max_cost"),
+            f"the replicas that are always there cost {always:g} USD/h, and {most:g} USD/h may be spent",
+            f"write {always:g} USD/h or more, or lower a min",
+        )
 
 
 def _grant_problems(config: Config) -> Iterator[Problem]:

@@ -45,6 +45,13 @@ Policy = Literal[
     "slo-headroom-least",
     "slo-headroom-most",
 ]
+ProvisionPolicy = Literal[
+    "forecast-throughput",
+    "least-cost",
+    "queue-length",
+    "ray-serve",
+    "static",
+]
 
 
 def wrong(code: str, message: str, cure: str, cause: str = "") -> PydanticCustomError:
@@ -87,17 +94,23 @@ Duration = Annotated[float, *_quantity(units.seconds, "us|ms|s|m|h|d", "800ms")]
 Size = Annotated[int, *_quantity(units.size_bytes, _SIZE_UNITS, "64MiB")]
 Ratio = Annotated[float, *_quantity(units.ratio, "%", "95%")]
 Tokens = Annotated[int, *_quantity(units.tokens, "tok", "1024 tok")]
+Rate = Annotated[float, *_quantity(units.per_second, "req/s", "2 req/s")]
 
 
-def _price(given: object) -> float:
-    if isinstance(given, str) and re.fullmatch(r"\s*0+(\.0+)?\s*USD/h\s*", given):
-        return 0.0
-    price: float = _PRICE_ABOVE_ZERO.func(given)
-    return price
+def _or_zero(parse: Callable[[str], float], unit: str, example: str) -> Any:
+    """An annotation as `_quantity`, and zero is legal."""
+    above_zero, schema = _quantity(parse, unit, example)
+
+    def read(given: object) -> float:
+        if isinstance(given, str) and re.fullmatch(rf"\s*0+(\.0+)?\s*({unit})\s*", given):
+            return 0.0
+        value: float = above_zero.func(given)
+        return value
+
+    return BeforeValidator(read), schema
 
 
-_PRICE_ABOVE_ZERO, _PRICE_SCHEMA = _quantity(units.usd_per_h, "USD/h", "3.90 USD/h")
-Price = Annotated[float, BeforeValidator(_price), _PRICE_SCHEMA]
+Price = Annotated[float, *_or_zero(units.usd_per_h, "USD/h", "3.90 USD/h")]
 
 
 def _at_most_all(value: float) -> float:
@@ -106,7 +119,14 @@ def _at_most_all(value: float) -> float:
     return value
 
 
+def _not_all(value: float) -> float:
+    if value >= 1:
+        raise wrong("bad_value", f"{units.format_ratio(value)} leaves nothing", "write less than 100%")
+    return value
+
+
 Part = Annotated[Ratio, AfterValidator(_at_most_all)]
+Reserve = Annotated[float, *_or_zero(units.ratio, "%", "10%"), AfterValidator(_not_all)]
 
 
 # --- words, places, secrets ------------------------------------------------------------------------------
@@ -279,7 +299,7 @@ class AcceleratorForm(Section):
     memory_bytes: Size | None = Field(default=None, alias="memory")
     """Memory of one card."""
     count: Count = 1
-    """How many replicas Tightrope may place on cards of this kind."""
+    """How many cards of this kind Tightrope may place replicas on."""
     share: Ratio | None = None
     """Part of one processor core that a local engine on this card may use; all it can get if not given."""
 
@@ -357,7 +377,23 @@ class Placing(Section):
     """Replicas of a model on one kind of card."""
 
     min: int = Field(default=1, ge=0)
-    """How many replicas to run."""
+    """How many replicas there always are."""
+    max: int | None = Field(default=None, ge=0)
+    """How many there may be where the provisioner acts; as many as `min` if not given."""
+    cards: Count = 1
+    """Cards that one replica takes."""
+
+    @property
+    def most(self) -> int:
+        """`max`, or what stands for it."""
+        return self.min if self.max is None else self.max
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Placing:
+        if self.most < self.min:
+            message = f"max is {self.most}, which is less than min, {self.min}"
+            raise wrong("bad_value", message, f"write max: {self.min} or more, or lower min")
+        return self
 
 
 class Endpoint(Section):
@@ -388,7 +424,7 @@ class ModelForm(Section):
         if isinstance(self.engine, OpenAi) and self.place:
             message = "an engine of kind openai cannot be started, so it cannot be placed"
             raise wrong("bad_value", message, "list its servers under replicas, or choose kind command")
-        if not self.place and not self.replicas:
+        if not any(placing.most for placing in self.place.values()) and not self.replicas:
             message = "no replica will ever serve this model"
             cure = "add place: {ACCELERATOR: {min: 1}}, or replicas: [{url: …, place: ACCELERATOR}]"
             raise wrong("missing_key", message, cure, "a model needs place or replicas")
@@ -459,6 +495,8 @@ class TenantForm(Section):
     """The tightest promise that a request may ask for in its headers; none beyond the contract if not given."""
     limits: LimitsForm = _EMPTY
     """What the tenant may hold at once."""
+    floor: Rate | None = None
+    """Runs per second for which the provisioner keeps capacity, whether they come or not."""
     models: tuple[Name, ...] = ()
     """Models the tenant may call directly."""
     workflows: tuple[
@@ -501,6 +539,31 @@ class Router(Section):
     """Share of active calls that may be repetitions at any moment; at least 3 always may."""
 
 
+class Provisioner(Section):
+    """Who starts and stops replicas as the load goes."""
+
+    mode: Literal["none", "advise", "act"] = "none"
+    """`none`: the fleet is what `min` says. `advise`: what would be done is written down. `act`: it is done."""
+    policy: ProvisionPolicy = "least-cost"
+    """The rule that decides."""
+    every_s: Duration = _written("5s", alias="every")
+    """Time between two looks at the load; a call that finds no replica is seen at once."""
+    attain: Part = _written("95%")
+    """Share of calls that shall be within their budget as the fleet is planned."""
+    headroom: Reserve = _written("10%")
+    """Part of every replica that is left free in the plan."""
+    risk: Part = _written("5%")
+    """Share of calls that may be predicted late before another replica is started, whatever the plan says."""
+    idle_after_s: Duration = _written("120s", alias="idle_after")
+    """Time after which a replica that nobody needed may go."""
+    cooldown_s: Duration = _written("60s", alias="cooldown")
+    """Time after a change of a model during which no replica of it goes."""
+    max_cost: Price | None = None
+    """Most that all replicas may cost at once, draining ones included; no limit if not given."""
+    target: float | None = Field(default=None, gt=0)
+    """What `ray-serve`, `queue-length` or `forecast-throughput` aims at, in its own unit; its default if not given."""
+
+
 class Journal(Section):
     """The record of every event and decision."""
 
@@ -534,6 +597,8 @@ class File(Section):
     """Where workflows come from."""
     router: Router = _EMPTY
     """How calls are given to replicas."""
+    provisioner: Provisioner = _EMPTY
+    """Who starts and stops replicas as the load goes."""
     journal: Journal = _EMPTY
     """The record of every event and decision."""
     telemetry: Telemetry = _EMPTY

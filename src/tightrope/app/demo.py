@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import tightrope
 from tightrope.app.cli.frame import ANSWER_IS_NO, DONE, Answer, Common
@@ -37,6 +38,7 @@ from tightrope.ports import Message
 from tightrope.reports.summary import Summary, summarize
 from tightrope.reports.summary import as_json as summary_json
 from tightrope.runtime.client import RunInputs
+from tightrope.runtime.driver import Observer
 
 DEMAND = {
     ModelName("small"): (Demand(calls=1.6, prompt_tokens=115, output_tokens=15),),
@@ -110,12 +112,16 @@ async def _demonstrate(
 # --- the parts, shared with the benches ------------------------------------------------------------------
 
 
-def demo_config(folder: Path, journal: str = "demo.journal") -> Config:
-    """The demo's configuration, keeping state and journal in `folder`."""
+def demo_config(
+    folder: Path, journal: str = "demo.journal", others: Mapping[str, str] = MappingProxyType({})
+) -> Config:
+    """The demo's configuration, keeping state and journal in `folder`; `others` are further keys, as variables name
+    them."""
     file = examples_folder() / "demo" / "tightrope.yaml"
     overrides = {
         "TIGHTROPE_CLUSTER__LOCAL__STATE": str(folder),
         "TIGHTROPE_JOURNAL__PATH": str(folder / journal),
+        **others,
     }
     return parse_config(file.read_text("utf-8"), file, overrides).config
 
@@ -151,10 +157,17 @@ def _chat(question: str, customer: str | None = None) -> RunInputs:
 
 
 @asynccontextmanager
-async def running(config: Config, policy: str | None) -> AsyncIterator[Runtime]:
+async def running(
+    config: Config, policy: str | None, observers: Sequence[Observer] = ()
+) -> AsyncIterator[Runtime]:
     """A runtime with a new journal that is started on entry and leaves nothing running on exit."""
     runtime = compose(
-        config, load_workflows(config), policy=policy, die_with_parent=True, has_new_journal=True
+        config,
+        load_workflows(config),
+        policy=policy,
+        die_with_parent=True,
+        has_new_journal=True,
+        observers=observers,
     )
     try:
         await runtime.start()

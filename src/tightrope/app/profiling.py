@@ -26,7 +26,7 @@ from tightrope.app.compose import (
     engine_command,
     health_path,
     identity_of,
-    plan_of,
+    possible_replicas,
     step_tokens_of,
     stored_profiles,
 )
@@ -152,7 +152,7 @@ def predicted_ttft_ms(profile: Profile, prompt_tokens: int, others: Others) -> f
 
 def _pair(config: Config, model_name: str, card_name: str) -> tuple[ReplicaSpec, Model, Accelerator]:
     model, card = config.model(model_name), config.accelerator(card_name)
-    specs = plan_of(config).replicas
+    specs = possible_replicas(config)
     for spec in specs:
         if (
             model is not None

@@ -22,7 +22,7 @@ from starlette.applications import Starlette
 
 from tightrope.app.cli.frame import Answer, Common, Refused, Unsafe
 from tightrope.app.compose import Runtime, compose, pairs_of
-from tightrope.app.config import Config, load_config, read_config, tenant_problems, unsafe_listen
+from tightrope.app.config import Config, Model, load_config, read_config, tenant_problems, unsafe_listen
 from tightrope.app.config_form import LlamaCpp
 from tightrope.app.embedded import cache_dir, ensure_engine
 from tightrope.app.pepper import read_pepper
@@ -31,8 +31,13 @@ from tightrope.gateway.app import Settings, build_app
 from tightrope.gateway.keys import Authenticate, Keyring, without_keys
 from tightrope.gateway.offers import Offer, offers
 from tightrope.model.errors import InvalidConfig, StoreFailed
+from tightrope.model.fleet import ReplicaState
 from tightrope.model.ids import TenantId
+from tightrope.model.messages import Command, Event, NoteScaling
+from tightrope.model.provision import ProvisionMode
 from tightrope.model.workflow import Workflow
+from tightrope.reports.fleet import sentence
+from tightrope.runtime.driver import Observer
 
 log = logging.getLogger("tightrope")
 
@@ -91,7 +96,7 @@ async def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT. Raises CannotListen, InvalidInput and StoreFailed before anything started."""
     listener = listen(config)
-    runtime = compose(config, workflows, die_with_parent=die_with_parent)
+    runtime = compose(config, workflows, die_with_parent=die_with_parent, observers=(_telling(say),))
     # Signals are taken until all is closed: one too many must not end this process before its engines.
     with _Signals() as signals:
         try:
@@ -162,11 +167,23 @@ def gateway(runtime: Runtime, authenticate: Authenticate) -> Starlette:
 
 
 def is_ready(runtime: Runtime) -> bool:
-    """Whether a request would be served now: not draining, not broken, and every model has a replica."""
+    """Whether a request would be served: not draining, not broken, and every model has a replica or is started for the
+    first request that needs it."""
     state = runtime.driver.kernel.state
     if state.is_draining or runtime.driver.broken is not None:
         return False
-    return all(state.pool(model.name).ready() for model in runtime.config.models)
+    return all(
+        state.pool(model.name).ready() or _comes_when_asked(runtime, model) for model in runtime.config.models
+    )
+
+
+def _comes_when_asked(runtime: Runtime, model: Model) -> bool:
+    """Whether the model may be away, and nothing is known that keeps its replicas from coming up."""
+    provisioning = runtime.provisioning
+    if provisioning is None or provisioning.mode is not ProvisionMode.ACT or not model.may_be_away:
+        return False
+    replicas = runtime.driver.kernel.state.pool(model.name).replicas.values()
+    return not any(replica.state is ReplicaState.LOST for replica in replicas)
 
 
 def _keyring(config: Config, runtime: Runtime) -> Keyring | None:
@@ -242,6 +259,16 @@ def _say_profiles(runtime: Runtime, say: Say) -> None:
             say(
                 f"{model.name} on {card.name} has no profile yet: run `tightrope profile {model.name} --on {card.name}`"
             )
+
+
+def _telling(say: Say) -> Observer:
+    """Says what the provisioner does to the fleet, and what stands in its way."""
+
+    def observe(message: Event | Command, _: float) -> None:
+        if isinstance(message, NoteScaling):
+            say(sentence(message))
+
+    return observe
 
 
 class _Server(uvicorn.Server):

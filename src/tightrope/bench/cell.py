@@ -26,6 +26,7 @@ from tightrope.bench.scenario import (
     Placement,
     Poisson,
     Scenario,
+    Surge,
     Trace,
 )
 from tightrope.bench.traces import moments
@@ -143,6 +144,8 @@ def _process(arrivals: Arrivals, rate_per_s: float) -> processes.Arrivals:
             return processes.Diurnal(rate_per_s, swing, period_s)
         case Trace(name):
             return processes.Trace(moments(traces(), name), rate_per_s)
+        case Surge(at_s, lasts_s, factor):
+            return processes.Surge(rate_per_s, at_s, lasts_s, factor)
         case Day():
             seen = tuple(moments(traces(), name) for name in arrivals.traces)
             return processes.Day(

@@ -12,9 +12,12 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from tightrope.bench.cell import Cell, accelerators, cell_scripts, cell_world, window
+from tightrope.bench.foreseen import NAME as ORACLE
+from tightrope.bench.foreseen import oracle
 from tightrope.bench.metrics import Window
 from tightrope.bench.scenario import Elastic, Scenario
 from tightrope.kernel.journal import Entry, read
+from tightrope.kernel.kernel import Kernel
 from tightrope.model.errors import InvalidInput
 from tightrope.model.fleet import ReplicaSpec
 from tightrope.model.ids import AcceleratorName, ModelName, ReplicaId
@@ -90,6 +93,8 @@ def play_day(ask: Ask) -> Day:
     """Simulate it. Raises InvalidInput for a scenario whose fleet is a fixed one."""
     began_s = time.process_time()
     runs = cell_scripts(ask.scenario, ask.rate_per_s, ask.seed)
+    world = day_world(ask, runs)
+    kernel = Kernel(world.settings, oracle(runs)) if ask.settings.policy == ORACLE else None
     scalings: list[tuple[float, NoteScaling]] = []
     rented: list[Rented] = []
 
@@ -97,7 +102,7 @@ def play_day(ask: Ask) -> Day:
         if '"NoteScaling"' in line:
             scalings.extend(_scalings([line]))
 
-    records = simulate(day_world(ask, runs), runs, journal=listen, rented=rented)
+    records = simulate(world, runs, journal=listen, kernel=kernel, rented=rented)
     found = day_figures(ask.scenario, window(ask.scenario), records, rented, scalings)
     return Day(ask, found, records, rented, scalings, time.process_time() - began_s)
 

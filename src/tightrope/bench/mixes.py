@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, combinations, islice
+from statistics import fmean
 
 from tightrope.bench.capacity import Demand, stability_limit
 from tightrope.bench.cell import UNLIMITED, replica_id
@@ -33,6 +34,7 @@ from tightrope.policy.bearing import Kind, at_most_per_s, bearable_per_s, critic
 from tightrope.policy.fleet_plan import Need, cheapest, need
 from tightrope.policy.kinds import kinds_of
 from tightrope.policy.provision import Group, PastCall
+from tightrope.policy.spare_time import Claim, part_of_call, parts_of
 from tightrope.sim.arrivals import Poisson
 from tightrope.sim.driver import simulate
 from tightrope.sim.engine import Truth
@@ -196,6 +198,16 @@ class _Calls:
     alone: tuple[Attained, ...]
     takes_s: tuple[float | None, ...]
     unit_per_s: float
+
+    def part(self, model: ModelName) -> float:
+        """The part of its run's spare time that a call of the model is planned with, as the provisioner begins."""
+        claims = [
+            Claim(one, self.each[one], fmean(call.own_s for call in past))
+            for one, past in self.past.items()
+            if past
+        ]
+        by_model = {claim.model: claim for claim in claims}
+        return part_of_call(by_model[model], parts_of(claims, {})) if model in by_model else 1.0
 
 
 Played = dict[Counts, tuple[Attained, ...]]
@@ -383,7 +395,7 @@ def _needs(
     attain, found = _attain(question), []
     for model in question.models:
         groups = _groups(question, model, cards)
-        kinds = kinds_of(calls.past[model], [group.profile for group in groups])
+        kinds = kinds_of(calls.past[model], [group.profile for group in groups], calls.part(model))
         per_s = planned_per_s * calls.each[model]
         found.append(_bounded(need(model, groups, kinds, per_s, attain, headroom=0.0)))
     return found
@@ -549,7 +561,7 @@ def _hardly_in_time(one: Need, calls: _Calls, attain: float) -> Iterator[str]:
     model, cards = one.model, [group.profile for group in one.groups]
     if calls.each[model] and not calls.past[model]:
         yield f"no call of {model} can be on time any more when it comes: what is before it takes too long"
-    for kind in kinds_of(calls.past[model], cards):
+    for kind in kinds_of(calls.past[model], cards, calls.part(model)):
         if any(bearable_per_s(card, kind, attain) > HARDLY * at_most_per_s(card, kind) for card in cards):
             continue
         sizes = f"{kind.prompt_tokens:.0f} tokens in, {kind.output_tokens:.0f} out"

@@ -1,7 +1,12 @@
-"""Simulated engines on the calls that live engines really got, each at the moment at which it got them.
+"""Simulated engines on the calls that live engines really got, each after what happened before it on its engine.
 
 Owns the comparison call by call, in which nothing is decided, so that differences do not feed on themselves; and the
 one number that it calibrates. Whole runs are `parity.py`.
+
+Many calls are dispatched because another one on the same engine has just ended. Given to a simulated engine at their
+live moments they would still meet the other one's last token if the engine is ever so little slower than the live one,
+and that token would wait for their whole prompt. So a call comes as long after what last happened on its engine as it
+did live, and meets what it met there.
 """
 
 from __future__ import annotations
@@ -10,13 +15,16 @@ import math
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from heapq import heappop, heappush
+from itertools import count
 from random import Random
 from statistics import fmean
+from typing import Literal
 
 from tightrope.bench.recorded import SeenCall, Session
 from tightrope.model.ids import CallId, ReplicaId, RunId
 from tightrope.model.profile import Profile
-from tightrope.sim.engine import FirstOut, LastOut, Request, SimEngine, Truth
+from tightrope.sim.engine import FirstOut, Request, SimEngine, Truth
 from tightrope.sim.world import CardKind
 
 SLOWNESS = (0.5, 2.0)
@@ -28,7 +36,7 @@ _MAPE_TO_DEVIATION = math.sqrt(math.pi / 2)
 
 @dataclass(frozen=True, slots=True)
 class EnginePart:
-    """The calls that a kind of replica really got, at the moments at which it got them; means, in ms.
+    """The calls that a kind of replica really got, each after what happened before it there; means, in ms.
 
     `first`: from dispatch to the first content; `gap`: between tokens after it. Live, and by the simulated engine.
     """
@@ -73,7 +81,7 @@ def answered(found: Session) -> list[Answered]:
 
 
 def answered_in_simulation(found: Session, slowness: float) -> dict[CallId, Answered]:
-    """Every call, given to a simulated engine at its moment, without noise; one given up live is given up there."""
+    """Every call, given to a simulated engine without noise; one given up live is given up there, after as long."""
     known = truths(found.profiles, slowness)
     by_replica: dict[ReplicaId, list[SeenCall]] = defaultdict(list)
     for call in found.calls:
@@ -81,30 +89,91 @@ def answered_in_simulation(found: Session, slowness: float) -> dict[CallId, Answ
     return {
         one.call.call: one
         for calls in by_replica.values()
-        for one in _on_engine(calls, replace(known[calls[0].kind], noise=0.0))
+        for one in _Engine(replace(known[calls[0].kind], noise=0.0), calls).play()
     }
 
 
-def _on_engine(calls: Sequence[SeenCall], truth: Truth) -> Iterator[Answered]:
-    """The calls of one replica, in the order of their dispatch."""
-    engine = SimEngine(truth, Random(0))
-    moments = [(call.dispatched_s, call, True) for call in calls]
-    moments += [(call.given_up_s, call, False) for call in calls if call.given_up_s is not None]
-    happenings = []
-    for at_s, call, is_begin in sorted(moments, key=lambda moment: moment[0]):
-        happenings += engine.advance(at_s)
-        if is_begin:
-            engine.submit(Request(call.call, call.prompt_tokens, call.output_tokens), at_s)
-        else:
-            engine.cancel(call.call, at_s)
-    while (next_s := engine.next_s()) < math.inf:
-        happenings += engine.advance(next_s)
-    first_s = {out.call: out.at_s for out in happenings if isinstance(out, FirstOut)}
-    last_s = {out.call: out.at_s for out in happenings if isinstance(out, LastOut)}
+Happening = tuple[CallId, Literal["first", "last"]]
+"""A call's first content, or its end, whichever it was."""
+
+
+def _befores(calls: Sequence[SeenCall]) -> dict[CallId, tuple[Happening | None, float]]:
+    """What happened last on the replica before each call, and how much earlier; the start where nothing did."""
+    marks: list[tuple[float, bool, CallId, Happening | None]] = []
     for call in calls:
-        if call.call in last_s:
-            began_s = first_s[call.call]
-            yield Answered(call, began_s - call.dispatched_s, last_s[call.call] - began_s)
+        marks.append((call.dispatched_s, True, call.call, None))
+        if call.first_s is not None:
+            marks.append((call.first_s, False, call.call, (call.call, "first")))
+        ended_s = call.ended_s if call.ended_s is not None else call.given_up_s
+        if ended_s is not None:
+            marks.append((ended_s, False, call.call, (call.call, "last")))
+    found: dict[CallId, tuple[Happening | None, float]] = {}
+    latest: Happening | None = None
+    latest_s = 0.0
+    for at_s, is_dispatch, call_id, happening in sorted(marks, key=lambda mark: mark[:2]):
+        if is_dispatch:
+            found[call_id] = (latest, at_s - latest_s)
+        elif call_id in found:  # else it took no time at all
+            latest, latest_s = happening, at_s
+    return found
+
+
+class _Engine:
+    """A simulated engine, and the calls of one replica that it has got or will get."""
+
+    def __init__(self, truth: Truth, calls: Sequence[SeenCall]) -> None:
+        self._engine = SimEngine(truth, Random(0))
+        self._calls = calls
+        self._waiting: dict[Happening | None, list[tuple[float, SeenCall]]] = defaultdict(list)
+        befores = _befores(calls)
+        for call in calls:
+            before, later_s = befores[call.call]
+            self._waiting[before].append((later_s, call))
+        # When, which in a row, what, and whether it begins or is given up.
+        self._due: list[tuple[float, int, SeenCall, bool]] = []
+        self._serial = count()
+        self._began_s: dict[CallId, float] = {}
+        self._first_s: dict[CallId, float] = {}
+        self._last_s: dict[CallId, float] = {}
+
+    def play(self) -> Iterator[Answered]:
+        """Everything to its end: the calls that ended well."""
+        self._happened(None, 0.0)
+        while (now_s := min(self._engine.next_s(), self._due[0][0] if self._due else math.inf)) < math.inf:
+            for out in self._engine.advance(now_s):
+                if isinstance(out, FirstOut):
+                    self._first_s[out.call] = out.at_s
+                    self._happened((out.call, "first"), out.at_s)
+                else:
+                    self._last_s[out.call] = out.at_s
+                    self._happened((out.call, "last"), out.at_s)
+            while self._due and self._due[0][0] <= now_s:
+                _, _, call, is_begin = heappop(self._due)
+                if is_begin:
+                    self._begin(call, now_s)
+                else:
+                    self._give_up(call, now_s)
+        for call in self._calls:
+            if call.call in self._last_s:
+                began_s, first_s = self._began_s[call.call], self._first_s[call.call]
+                yield Answered(call, first_s - began_s, self._last_s[call.call] - first_s)
+
+    def _happened(self, happening: Happening | None, at_s: float) -> None:
+        for later_s, call in self._waiting.pop(happening, ()):
+            heappush(self._due, (at_s + later_s, next(self._serial), call, True))
+
+    def _begin(self, call: SeenCall, now_s: float) -> None:
+        self._began_s[call.call] = now_s
+        self._engine.submit(Request(call.call, call.prompt_tokens, call.output_tokens), now_s)
+        if call.given_up_s is not None:
+            given_up_s = now_s + call.given_up_s - call.dispatched_s
+            heappush(self._due, (given_up_s, next(self._serial), call, False))
+
+    def _give_up(self, call: SeenCall, now_s: float) -> None:
+        """What waits for a first content that never came, waits for the end instead."""
+        self._engine.cancel(call.call, now_s)
+        self._happened((call.call, "first"), now_s)
+        self._happened((call.call, "last"), now_s)
 
 
 def engine_parts(found: Session, slowness: float, runs: Collection[RunId]) -> tuple[EnginePart, ...]:

@@ -102,7 +102,16 @@ class Day:
     burst_s: float
 
 
-Arrivals = Poisson | Bursts | Diurnal | Trace | Day
+@dataclass(frozen=True, slots=True)
+class Surge:
+    """A Poisson process that is `factor` times as fast from `at_s` on, for `lasts_s`. The rate is the calm one."""
+
+    at_s: float
+    lasts_s: float
+    factor: float
+
+
+Arrivals = Poisson | Bursts | Diurnal | Trace | Day | Surge
 
 
 @dataclass(frozen=True, slots=True)

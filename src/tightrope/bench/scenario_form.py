@@ -5,6 +5,7 @@ Owns the keys, their defaults and what is wrong with a file. What the values mea
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from tightrope.bench.scenario import (
     Arrivals,
     Belief,
     Bursts,
+    Day,
     Diurnal,
+    Elastic,
     Hardware,
     Lengths,
     Mishap,
@@ -41,7 +44,7 @@ DEFAULT_LOADS = (20, 40, 60, 70, 80, 90, 100, 110, 120, 130)
 
 _KEYS = (
     "scenario", "about", "fleet", "roles", "tenants", "recording", "hardware", "lengths", "arrivals", "slo",
-    "policies", "rates", "seeds", "duration", "warm_up", "beliefs", "telemetry_delay", "faults",
+    "policies", "rates", "seeds", "duration", "warm_up", "beliefs", "telemetry_delay", "faults", "elastic",
 )  # fmt: skip
 _HARDWARE_KEYS = (
     "host_overhead", "step", "sequences", "noise", "prefix_block", "start", "network", "ahead",
@@ -49,8 +52,14 @@ _HARDWARE_KEYS = (
 )  # fmt: skip
 _SLO_KEYS = ("scale", "buffer", "tpot", "per")
 _FAULT_KEYS = ("at", "replica", "slow", "die")
-_ARRIVAL_KEYS = {"mmpp": ("factor", "calm", "burst"), "diurnal": ("swing", "period"), "trace": ()}
-_ARRIVALS_CURE = "write poisson, {mmpp: {...}}, {diurnal: {...}} or {trace: NAME}"
+_ARRIVAL_KEYS = {
+    "mmpp": ("factor", "calm", "burst"),
+    "diurnal": ("swing", "period"),
+    "trace": (),
+    "day": ("traces", "length", "trough", "bursts", "factor", "burst"),
+}
+_ELASTIC_KEYS = ("start", "spread", "attain", "max_cost")
+_ARRIVALS_CURE = "write poisson, {mmpp: {...}}, {diurnal: {...}}, {day: {...}} or {trace: NAME}"
 _SEEDS = re.compile(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6})\s*)?")
 _T = TypeVar("_T")
 
@@ -105,6 +114,7 @@ def _scenario(top: Fields, known: Known) -> Scenario:
         beliefs=tuple(_beliefs(top, known)),
         telemetry_delay_s=_duration(top, "telemetry_delay", 0.0),
         mishaps=tuple(_mishaps(top)),
+        elastic=_elastic(top, fleet, known),
     )
 
 
@@ -210,7 +220,7 @@ def _arrivals(top: Fields, known: Known) -> Arrivals:
         name = of_kind.text("trace", f"name a trace: {', '.join(known.traces)}")
         _check_name(of_kind, ("trace",), "trace", name, known.traces)
         return Trace(name)
-    kind = "diurnal" if "diurnal" in of_kind else "mmpp"
+    kind = next((name for name in ("diurnal", "day") if name in of_kind), "mmpp")
     inner = Fields(
         of_kind.raw(kind), ("arrivals", kind), top.problems, what=f"`{kind}`", known=_ARRIVAL_KEYS[kind]
     )
@@ -219,8 +229,50 @@ def _arrivals(top: Fields, known: Known) -> Arrivals:
         if swing > 1:
             inner.report("bad_value", ("swing",), "a rate cannot swing below zero", "write at most 100%")
         return Diurnal(min(1.0, swing), _duration(inner, "period", 240.0))
+    if kind == "day":
+        return _day(inner, known)
     return Bursts(
         _or(inner.number("factor"), 4.0), _duration(inner, "calm", 20.0), _duration(inner, "burst", 5.0)
+    )
+
+
+def _day(fields: Fields, known: Known) -> Day:
+    listed = fields.raw("traces")
+    names = (
+        tuple(name for name in listed if isinstance(name, str)) if isinstance(listed, list | tuple) else ()
+    )
+    for name in names:
+        _check_name(fields, ("traces",), "trace", name, known.traces)
+    if not names:
+        cure = f"write `traces: [{', '.join(known.traces)}]`"
+        fields.report("missing_key", ("traces",), "a day has the gaps of a trace", cure)
+    return Day(
+        names,
+        _duration(fields, "length", 3600.0),
+        _or(fields.share("trough"), 0.1),
+        fields.count("bursts", 4),
+        _or(fields.number("factor"), 2.0),
+        _duration(fields, "burst", 60.0),
+    )
+
+
+def _elastic(top: Fields, fleet: Sequence[Placement], known: Known) -> Elastic | None:
+    if "elastic" not in top:
+        return None
+    fields = Fields(top.raw("elastic"), ("elastic",), top.problems, what="`elastic`", known=_ELASTIC_KEYS)
+    starts = Fields(
+        fields.raw("start"),
+        ("elastic", "start"),
+        top.problems,
+        what="`start`",
+        known=tuple(known.accelerators),
+    )
+    cards = dict.fromkeys(placement.accelerator for placement in fleet)
+    return Elastic(
+        start_s=tuple((card, _duration(starts, card, Hardware().start_s)) for card in cards),
+        start_spread=_or(fields.share("spread"), 0.0),
+        attain=_or(fields.share("attain"), 0.99),
+        max_usd_per_h=_or(fields.quantity("max_cost", usd_per_h), math.inf),
     )
 
 

@@ -15,6 +15,7 @@ from tightrope.bench.scenario import (
     Mishap,
     Poisson,
     Scenario,
+    Surge,
     Trace,
 )
 from tightrope.model.units import format_ratio, format_seconds
@@ -101,6 +102,8 @@ def _process(arrivals: Arrivals) -> str:
             return f"Poisson, swinging by {format_ratio(swing)} over {format_seconds(period_s)}"
         case Trace(name):
             return f"the gaps of {name}, stretched to the rate; each seed begins somewhere else"
+        case Surge(at_s, lasts_s, factor):
+            return f"Poisson, {factor:g} times as fast from {format_seconds(at_s)} on for {format_seconds(lasts_s)}"
         case Day():
             rate = f"from {format_ratio(arrivals.trough)} to 100% and back over {format_seconds(arrivals.length_s)}"
             bursts = f"{arrivals.bursts} bursts of {format_seconds(arrivals.burst_s)} at {arrivals.factor:g} times that"

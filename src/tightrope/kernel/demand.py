@@ -10,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from tightrope.model.ids import AcceleratorName, ModelName, StepId, TenantId
-from tightrope.model.provision import Provisioning
+from tightrope.model.provision import Provisioning, ProvisionMode, ScaleAction
 from tightrope.policy.forecast import Arrivals
 from tightrope.policy.provision import PastCall, Provisioner, ScaleReason
 
@@ -38,7 +38,7 @@ class Share:
 @dataclass(slots=True)
 class Demand:
     """What was asked of one model, and what was heard of its replicas. `awaited_until_s`: a run is under way that will
-    come to it."""
+    come to it. `has_called`: the provisioner was called for it since the last round, and has ordered nothing."""
 
     arrivals: Arrivals = field(default_factory=Arrivals)
     past: deque[PastCall] = field(default_factory=lambda: deque(maxlen=PAST_CALLS))
@@ -49,27 +49,32 @@ class Demand:
     heard_s: float = -math.inf
     busy_s: float = -math.inf
     awaited_until_s: float = -math.inf
+    has_called: bool = False
     raised_s: float = -math.inf
     lowered_s: float = -math.inf
 
 
 @dataclass(slots=True)
 class Provisioned:
-    """The provisioner at work. `memory` is what its policy wants to be told next time, `held` what was last refused and
-    why, so that it is said once. `is_called_for`: something cannot wait for the next round."""
+    """The provisioner at work. `memory` is what its policy wants to be told next time, `held` what was last refused or
+    advised and why, so that it is said once. `is_called_for`: something cannot wait for the next round."""
 
     settings: Provisioning
     policy: Provisioner
     memory: dict[str, float] = field(default_factory=dict)
-    held: dict[tuple[ModelName, AcceleratorName], tuple[ScaleReason, int]] = field(default_factory=dict)
+    held: dict[tuple[ScaleAction, ModelName, AcceleratorName], tuple[ScaleReason, int]] = field(
+        default_factory=dict
+    )
     load_s: dict[tuple[ModelName, AcceleratorName], float] = field(default_factory=dict)
     runs_by_tenant: dict[TenantId, float] = field(default_factory=dict)
     serial: int = 0
     is_called_for: bool = False
 
     def may_order(self, model: ModelName) -> bool:
-        """Whether the bounds leave room for a replica of the model."""
-        return any(bounds.model == model and bounds.most > 0 for bounds in self.settings.bounds)
+        """Whether the bounds leave room for a replica of the model, and it would be ordered."""
+        return self.settings.mode is ProvisionMode.ACT and any(
+            bounds.model == model and bounds.most > 0 for bounds in self.settings.bounds
+        )
 
     def cards_of(self, model: ModelName) -> set[AcceleratorName]:
         """The kinds of card that it may be on."""

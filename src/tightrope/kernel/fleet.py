@@ -53,11 +53,13 @@ def order(state: State, spec: ReplicaSpec, now_s: float) -> list[Command]:
 
 
 def retire(state: State, replica: Replica) -> list[Command]:
-    """Drain: nothing new goes there, and it ends when it holds nothing any more."""
+    """Drain: nothing new goes there, and it ends when it holds nothing any more.
+
+    One that is lost ends at once: something may be left of it.
+    """
     state.plan_for(replica, False)
     if replica.state is ReplicaState.LOST:
-        state.forget(replica)
-        return []
+        return [_stop(state, replica)]
     state.move(replica, ReplicaState.DRAINING)
     return stop_if_drained(state, replica.spec.id)
 
@@ -67,8 +69,21 @@ def stop_if_drained(state: State, replica_id: ReplicaId) -> list[Command]:
     replica = state.replicas.get(replica_id)
     if replica is None or replica.state is not ReplicaState.DRAINING or replica.held:
         return []
+    return [_stop(state, replica)]
+
+
+def _stop(state: State, replica: Replica) -> StopReplica:
     state.forget(replica)
-    return [StopReplica(replica_id)]
+    state.stopping.add(replica.spec.id)
+    return StopReplica(replica.spec.id)
+
+
+def replica_stopped(state: State, replica_id: ReplicaId, now_s: float) -> list[Command]:
+    """It ended as it was told to, even if another one of its name is on order by now; otherwise it is lost."""
+    if replica_id in state.stopping:
+        state.stopping.remove(replica_id)
+        return []
+    return replica_lost(state, ReplicaLost(replica_id, "it was stopped from outside"), now_s)
 
 
 def replica_ready(state: State, event: ReplicaReady, now_s: float) -> list[Command]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from tightrope.kernel import fleet, health, learning, placing, provision, runs
+from tightrope.kernel.overdue import await_first_token, first_token_is_overdue
 from tightrope.kernel.state import KernelSettings, State, Template
 from tightrope.model.ids import CallId, ReplicaId, RunId, StepId, WorkflowId
 from tightrope.model.messages import (
@@ -39,13 +40,16 @@ from tightrope.model.messages import (
 from tightrope.model.workflow import Workflow
 from tightrope.policy import router
 from tightrope.policy.learn import Learned
+from tightrope.policy.provision import Provisioner
 
 
 class Kernel:
     """Decides everything, does nothing. Equal settings and equal events give equal commands, for ever."""
 
-    def __init__(self, settings: KernelSettings) -> None:
+    def __init__(self, settings: KernelSettings, foreign: Provisioner | None = None) -> None:
+        """`foreign` is a provisioner that is in no table, for an experiment, known by its name."""
         self.settings = settings
+        self._foreign = foreign
         self.state = State(settings, router(settings.router))
 
     def handle(self, event: Event, now_s: float) -> list[Command]:
@@ -54,6 +58,7 @@ class Kernel:
         commands += self._place_touched(now_s)
         if self.state.provisioned is not None and self.state.provisioned.is_called_for:
             commands += provision.look(self.state, now_s)
+            commands += self._place_touched(now_s)  # on what was to go and stays
         commands += self._stop_drained()
         for pool in self.state.pools.values():
             pool.roster.settle(now_s)
@@ -89,11 +94,11 @@ class Kernel:
             case ReplicaLost():
                 return fleet.replica_lost(state, event, now_s)
             case ReplicaStopped(replica):
-                return fleet.replica_lost(state, ReplicaLost(replica, "it was stopped from outside"), now_s)
+                return fleet.replica_stopped(state, replica, now_s)
             case FleetPlanned(plan):
                 return fleet.apply_plan(state, plan, now_s)
             case ProvisioningSet(provisioning):
-                return provision.begin(state, provisioning, now_s)
+                return provision.begin(state, provisioning, self._foreign, now_s)
             case TenantRegistered(tenant):
                 state.tenants[tenant.id] = tenant
             case AcceleratorRegistered(accelerator):
@@ -124,6 +129,9 @@ class Kernel:
                 return runs.join_is_due(state, RunId(run), StepId(step), now_s)
             case WakeKind.CALL_QUEUE | WakeKind.CALL_ATTEMPT | WakeKind.CALL_SILENT:
                 return runs.call_timed_out(state, CallId(wake.subject), wake.kind, now_s)
+            case WakeKind.CALL_OVERDUE:
+                first_token_is_overdue(state, CallId(wake.subject))
+                return []
             case WakeKind.CALL_RETRY:
                 run, step, index = wake.subject.rsplit("/", 2)
                 return runs.retry(state, RunId(run), StepId(step), int(index), now_s)
@@ -154,7 +162,9 @@ class Kernel:
         commands: list[Command] = []
         while self.state.touched:
             model, opened = next(iter(self.state.touched.items()))
-            commands += placing.place(self.state, self.state.pool(model), tuple(opened), now_s)
+            pool = self.state.pool(model)
+            commands += placing.place(self.state, pool, tuple(opened), now_s)
+            commands += await_first_token(self.state, pool, now_s)
             self.state.touched.pop(model, None)
         return commands
 

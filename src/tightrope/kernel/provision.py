@@ -17,25 +17,29 @@ from tightrope.model.ids import AcceleratorName, ModelName, ReplicaId
 from tightrope.model.messages import Command, NoteScaling, Wake, WakeAt, WakeKind
 from tightrope.model.profile import Profile
 from tightrope.model.provision import Bounds, Provisioning, ProvisionMode, ScaleAction
-from tightrope.policy.kinds import kinds_of
 from tightrope.policy.pace import at_pace
-from tightrope.policy.provision import Demanded, Group, Scaling, Situation, granted
+from tightrope.policy.provision import Demanded, Group, Provisioner, Scaling, Situation, granted
 from tightrope.policy.provisioners import provisioner
 
-REPLAYED_S = 60.0
-"""What has come in this time is played again."""
 BLIND_AFTER_S = 10.0
 """Silence of replicas that hold calls, beyond which nothing is decided about them."""
 FAILING_AFTER = 2
 """A replica that was lost so often in a row, without an answer in between, is not counted on."""
 
 
-def begin(state: State, settings: Provisioning, now_s: float) -> list[Command]:
-    """Provision from now on, as `settings` say; what was learned is kept."""
-    policy = provisioner(settings.policy)
+def begin(state: State, settings: Provisioning, foreign: Provisioner | None, now_s: float) -> list[Command]:
+    """Provision from now on, as `settings` say; what was learned is kept.
+
+    Nobody has listened before: idle times and silence count from now on.
+    """
+    is_foreign = foreign is not None and foreign.name == settings.policy
+    policy = foreign if foreign is not None and is_foreign else provisioner(settings.policy)
     known = state.provisioned
     if known is None:
         state.provisioned = Provisioned(settings, policy)
+        for bounds in settings.bounds:
+            demand = state.pool(bounds.model).demand
+            demand.heard_s = demand.busy_s = now_s
     else:
         known.settings, known.memory = settings, known.memory if known.policy is policy else {}
         known.policy = policy
@@ -49,13 +53,16 @@ def round_is_due(state: State, now_s: float, serial: int) -> list[Command]:
     """The time of a round has come. Those ordered under earlier settings are none."""
     if state.provisioned is None or serial != state.provisioned.serial:
         return []
+    for pool in state.pools.values():
+        pool.demand.has_called = False
     return [*look(state, now_s), _next(state, now_s)]
 
 
 def look(state: State, now_s: float) -> list[Command]:
-    """One round: look at everything, decide, and do it. While the server shuts down nothing is changed."""
+    """One round: look at everything, decide, and do it. While the server shuts down nothing is changed, but for runs
+    under way that find no replica."""
     known = state.provisioned
-    if known is None or state.is_draining:
+    if known is None:
         return []
     known.is_called_for = False
     situation = _situation(state, known, now_s)
@@ -63,11 +70,20 @@ def look(state: State, now_s: float) -> list[Command]:
     known.memory = dict(proposal.memory)
     commands: list[Command] = []
     scalings = granted(situation, proposal)
-    refused = {(one.model, one.accelerator) for one in scalings if one.action is ScaleAction.HOLD}
-    known.held = {key: what for key, what in known.held.items() if key in refused}
+    if state.is_draining:
+        scalings = [
+            one for one in scalings if one.action is ScaleAction.UP and _is_stranded(state, one.model)
+        ]
+    said = {(one.action, one.model, one.accelerator) for one in scalings}
+    known.held = {key: what for key, what in known.held.items() if key in said}
     for scaling in scalings:
         commands += _carry_out(state, known, scaling, now_s)
     return commands
+
+
+def _is_stranded(state: State, model: ModelName) -> bool:
+    pool = state.pool(model)
+    return bool(pool.line) and not any(replica.is_planned for replica in pool.replicas.values())
 
 
 def _next(state: State, now_s: float) -> WakeAt:
@@ -86,10 +102,21 @@ def _situation(state: State, known: Provisioned, now_s: float) -> Situation:
     return Situation(
         now_s=now_s,
         models=tuple(_demanded(state, known, model, bounds, now_s) for model, bounds in by_model.items()),
-        cards={card.name: card.count for card in state.accelerators.values()},
+        cards=_cards(state, known),
         settings=known.settings,
         memory=known.memory,
     )
+
+
+def _cards(state: State, known: Provisioned) -> dict[AcceleratorName, int]:
+    """Cards of each kind without those of replicas that no bound speaks of: they keep theirs."""
+    found = {card.name: card.count for card in state.accelerators.values()}
+    mine = {(bounds.model, bounds.accelerator) for bounds in known.settings.bounds}
+    for replica in state.replicas.values():
+        spec = replica.spec
+        if spec.url is None and (spec.model, spec.accelerator) not in mine:
+            found[spec.accelerator] = max(0, found.get(spec.accelerator, 0) - 1)
+    return found
 
 
 def _demanded(
@@ -103,12 +130,17 @@ def _demanded(
         demand.busy_s = now_s
     is_blind = ongoing > 0 and now_s - demand.heard_s > BLIND_AFTER_S
     groups = tuple(_group(state, known, pool, one) for one in bounds)
-    is_awaited = now_s < demand.awaited_until_s and not any(group.have for group in groups)
+    is_awaited = (
+        now_s < demand.awaited_until_s
+        and not any(group.have for group in groups)
+        and any(model in run.template.workflow.required_models() for run in state.runs.values())
+    )
     return Demanded(
         model=model,
         groups=groups,
-        kinds=kinds_of(demand.past, [group.profile for group in groups]),
         arrivals=demand.arrivals,
+        past=tuple(demand.past),
+        calls_per_run=sum(demand.calls_by_tenant.values()) / max(1.0, sum(known.runs_by_tenant.values())),
         ongoing=ongoing,
         waiting=len(waiting) + is_awaited,
         oldest_s=max((now_s - call.ready_s for call in waiting), default=0.0),
@@ -119,7 +151,6 @@ def _demanded(
         raised_s=demand.raised_s,
         lowered_s=demand.lowered_s,
         is_blind=is_blind,
-        past=tuple(call for call in demand.past if call.at_s > now_s - REPLAYED_S),
     )
 
 
@@ -183,7 +214,7 @@ def _carry_out(state: State, known: Provisioned, scaling: Scaling, now_s: float)
         scaling.evidence,
         is_advice,
     )
-    key = (scaling.model, scaling.accelerator)
+    key = (scaling.action, scaling.model, scaling.accelerator)
     if is_advice or scaling.action is ScaleAction.HOLD:
         said = (scaling.reason, scaling.wants)
         if known.held.get(key) == said:
@@ -211,24 +242,26 @@ def _raise(state: State, pool: Pool, scaling: Scaling, now_s: float) -> list[Com
     specs = draining[:missing]
     specs += [
         ReplicaSpec(name, scaling.model, scaling.accelerator)
-        for name in _free_names(pool, scaling.model, scaling.accelerator, missing - len(specs))
+        for name in _free_names(state, scaling.model, scaling.accelerator, missing - len(specs))
     ]
     return [command for spec in specs for command in fleet.order(state, spec, now_s)]
 
 
-def _free_names(pool: Pool, model: ModelName, card: AcceleratorName, count: int) -> list[ReplicaId]:
+def _free_names(state: State, model: ModelName, card: AcceleratorName, count: int) -> list[ReplicaId]:
+    """The first names that no replica has, nor one that is still ending."""
     found: list[ReplicaId] = []
     number = 1
     while len(found) < count:
         name = ReplicaId(f"{model}-{card}-{number}")
-        if name not in pool.replicas:
+        if name not in state.replicas and name not in state.stopping:
             found.append(name)
         number += 1
     return found
 
 
 def _lower(state: State, pool: Pool, scaling: Scaling) -> list[Command]:
-    """Let go of those that are away, then of those not up yet, then of those with the fewest calls. None is aborted."""
+    """Let go of those that fail, then of those that are away, then of those not up yet, then of those with the fewest
+    calls. None is aborted."""
     planned = [
         replica
         for replica in pool.replicas.values()
@@ -236,7 +269,7 @@ def _lower(state: State, pool: Pool, scaling: Scaling) -> list[Command]:
     ]
     order = {ReplicaState.LOST: 0, ReplicaState.STARTING: 1, ReplicaState.EJECTED: 2}
     planned.sort(key=lambda one: one.spec.id, reverse=True)
-    planned.sort(key=lambda one: (order.get(one.state, 3), len(one.held)))
+    planned.sort(key=lambda one: (not _is_failing(one), order.get(one.state, 3), len(one.held)))
     commands: list[Command] = []
     for replica in planned[: scaling.had - scaling.wants]:
         commands += fleet.retire(state, replica)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+from tightrope.kernel.demand import Provisioned
 from tightrope.kernel.state import Call, Pool, Replica, Run, State
 from tightrope.model.fleet import Routed
 from tightrope.model.messages import FinishRun
@@ -30,8 +31,7 @@ def note_run(state: State, run: Run, now_s: float) -> None:
     for model in run.template.workflow.required_models():
         pool = state.pool(model)
         pool.demand.awaited_until_s = now_s + AWAITED_S
-        if not any(replica.is_planned for replica in pool.replicas.values()):
-            state.provisioned.is_called_for = True
+        _call_for(state.provisioned, pool)
 
 
 def note_demanded(state: State, run: Run, call: Call, now_s: float) -> None:
@@ -39,26 +39,40 @@ def note_demanded(state: State, run: Run, call: Call, now_s: float) -> None:
     if state.provisioned is None or call.job is None or call.model is None:
         return
     pool, job = state.pool(call.model), call.job
-    call.came_late = job.is_hopeless
+    call.came_late = now_s + call.usual_s > job.due_s
     demand = pool.demand
     demand.arrivals.note(now_s)
     demand.busy_s = now_s
     demand.calls_by_tenant[run.tenant] = demand.calls_by_tenant.get(run.tenant, 0.0) + 1
-    if not job.is_hopeless:
-        budget_s = math.inf if math.isinf(job.due_s) else job.budget_s
+    if not call.came_late:
         demand.past.append(
-            PastCall(now_s, job.prompt_tokens, job.output_tokens, budget_s, job.tpot_s, job.is_terminal)
+            PastCall(
+                now_s,
+                job.prompt_tokens,
+                job.output_tokens,
+                call.usual_s,
+                job.due_s - now_s - call.usual_s,
+                job.tpot_s,
+                job.is_terminal,
+            )
         )
-    if not any(replica.is_planned for replica in pool.replicas.values()):
-        state.provisioned.is_called_for = True
+    _call_for(state.provisioned, pool)
+
+
+def _call_for(known: Provisioned, pool: Pool) -> None:
+    """Somebody comes to a model without a replica: the next round is too late, but once in between is enough."""
+    if not pool.demand.has_called and not any(replica.is_planned for replica in pool.replicas.values()):
+        known.is_called_for = pool.demand.has_called = True
 
 
 def note_dispatched(state: State, pool: Pool, call: Call, routed: Routed, now_s: float) -> None:
     """A call goes to a replica; whether it is expected to be late is known now."""
-    if state.provisioned is None or call.job is None or call.came_late or math.isinf(call.job.due_s):
+    if state.provisioned is None:
+        return
+    pool.demand.heard_s = max(pool.demand.heard_s, now_s)  # silence begins here
+    if call.job is None or call.came_late or math.isinf(call.job.due_s):
         return
     pool.demand.late.note(now_s + routed.offers[0].estimate.crit / 1000 > call.job.due_s, now_s)
-    pool.demand.heard_s = max(pool.demand.heard_s, now_s)
 
 
 def note_heard(state: State, call: Call, now_s: float) -> None:

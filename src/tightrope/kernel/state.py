@@ -177,7 +177,7 @@ class Call:
 
     `last_chance_s` is when it must have ended even if the rest of the run is short; `usual_s` is how long it takes
     alone on the best of the cards `usual_on`. `thought` is where it is placed in thought. With `is_demoted` it is
-    behind the live ones only for the sake of others. `came_late`: it was hopeless as it came into the line.
+    behind the live ones only for the sake of others. `came_late`: no fleet could have saved it as it came.
     `predicted_ms` is its critical time as it was dispatched.
     """
 
@@ -241,7 +241,8 @@ class Pool:
     until they are asked for. `is_long` says that the line is no longer walked to its end at every event; then
     `arrived` are the calls that have come since, `cursor` is the place in the line where the next ones are looked
     at again, and `thoughtful` are the replicas where calls are placed in thought. `demoted` are the calls of the
-    line that are behind the live ones for the sake of others, by their latest finish.
+    line that are behind the live ones for the sake of others, by their latest finish. `awaited` is the
+    dispatched call whose first token, if it is overdue, is no longer waited for.
     """
 
     model: ModelName
@@ -261,6 +262,7 @@ class Pool:
     demoted: list[tuple[float, CallId]] = field(default_factory=list)
     offered: Offered = field(default_factory=Offered)
     demand: Demand = field(default_factory=Demand)
+    awaited: CallId | None = None
 
     def ready(self) -> list[Replica]:
         """Replicas that may be given calls, in id order."""
@@ -284,6 +286,8 @@ class State:
         self.pools: dict[ModelName, Pool] = {}
         self.replicas: dict[ReplicaId, Replica] = {}
         self.draining: dict[ReplicaId, None] = {}
+        self.stopping: set[ReplicaId] = set()
+        """Replicas that were told to end and have not said that they did."""
         self.touched: dict[ModelName, dict[ReplicaId, None]] = {}
         """Models whose line is to be looked at, and on which replicas there is new room."""
         self.runs_by_tenant: dict[TenantId, int] = {}
@@ -332,6 +336,7 @@ class State:
         replica = Replica(spec, ReplicaState.STARTING, ordered_s=now_s)
         self.replicas[spec.id] = pool.replicas[spec.id] = replica
         pool.profiles = None
+        pool.demand.has_called = False
 
     def move(self, replica: Replica, to: ReplicaState) -> None:
         """The one way in which a replica goes on in its life. One that becomes ready may serve who waits."""

@@ -208,6 +208,7 @@ class WakeKind(StrEnum):
     CALL_QUEUE = "call_queue"
     CALL_ATTEMPT = "call_attempt"
     CALL_SILENT = "call_silent"
+    CALL_OVERDUE = "call_overdue"
     CALL_RETRY = "call_retry"
     REPLICA_RESTART = "replica_restart"
     REPLICA_READMIT = "replica_readmit"

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import permutations
 
 from tightrope.model.ids import AcceleratorName, ModelName
 from tightrope.policy.bearing import Kind, at_most_per_s, bearable_per_s
@@ -24,7 +25,11 @@ DIGITS = 3
 """What a replica bears is known no better than this, and equal questions need not be asked twice."""
 HARSH = 0.25
 """A budget is too tight for a fleet where every card bears less than this part of what it would without one."""
-MOST_LOOKED_AT = 20_000
+UNKNOWN = Kind(share=1.0, prompt_tokens=1024.0, output_tokens=128.0, budget_s=math.inf)
+"""What calls are taken to be like while none has come."""
+MOST_FLEETS = 250
+"""Fleets of one model that are all looked at; of more, only some that are built up by rules."""
+MOST_LOOKED_AT = 2000
 """Combinations of the models' fleets that are tried; a larger search ends with the best one so far."""
 
 
@@ -38,6 +43,15 @@ class Need:
     shares: tuple[float, ...]
     bears: tuple[tuple[float, ...], ...]
     per_s: float
+
+    @property
+    def usd_per_h(self) -> float:
+        """What it would cost if replicas could be had in fractions: every kind on the card that is cheapest for it."""
+        found = 0.0
+        for share, row in zip(self.shares, self.bears, strict=True):
+            each = [group.usd_per_h / one for group, one in zip(self.groups, row, strict=True) if one > 0]
+            found += self.per_s * share * min(each, default=0.0)
+        return found
 
     def borne_per_s(self, counts: Sequence[int]) -> float:
         """Calls per second that so many replicas of each group bear together."""
@@ -66,6 +80,7 @@ def need(
     Calls whose budget no card can keep, or only all but empty, are late anyway or too dear to be kept: they are borne
     wherever there is time for them.
     """
+    kinds = kinds or (UNKNOWN,)
     bears: list[tuple[float, ...]] = []
     for kind in kinds:
         row = [bearable_per_s(group.profile, kind, attain) for group in groups]
@@ -83,27 +98,37 @@ def cheapest(
     *,
     is_starting_free: bool = False,
 ) -> FleetPlanned:
-    """The fleet with the smallest cost per hour, starts included, that bears every need: exact up to MOST_LOOKED_AT.
+    """The fleet with the smallest cost per hour, starts included, that bears every need: exact up to MOST_FLEETS for a
+    model and MOST_LOOKED_AT for all.
 
     A need beyond all that its model may have is cut to that. Where cards or budget are short for all, the fleet bears
     the largest of SHARES of each; with 0 it is what the bounds demand, and they may be short of even that.
     """
-    needs = [replace(one, per_s=min(one.per_s, _most_per_s(one, cards))) for one in needs]
-    for share in SHARES:
-        found = _cheapest(needs, cards, max_usd_per_h, share, is_starting_free)
-        if found is not None:
-            return found
+    needs = [_possible(one, cards) for one in needs]
+    found = _cheapest(needs, cards, max_usd_per_h, SHARES[0], is_starting_free)
+    if found is not None:
+        return found
+    low, high = 1, len(SHARES)  # what is enough for a part is enough for a smaller one
+    while low < high:
+        middle = (low + high) // 2
+        tried = _cheapest(needs, cards, max_usd_per_h, SHARES[middle], is_starting_free)
+        found, low, high = (found, middle + 1, high) if tried is None else (tried, low, middle)
+    if found is not None:
+        return found
     least = {one.model: tuple(group.bounds.least for group in one.groups) for one in needs}
     return FleetPlanned(least, _usd(needs, least), 0.0)
 
 
-def _most_per_s(one: Need, cards: Mapping[AcceleratorName, int]) -> float:
-    """What the model bears if it has all that it may, and all cards."""
-    most = [
-        max(group.bounds.least, min(group.most, cards.get(group.bounds.accelerator, 0) // group.bounds.cards))
-        for group in one.groups
+def _possible(one: Need, cards: Mapping[AcceleratorName, int]) -> Need:
+    """The need cut to what the model bears with all cards, and its groups to as many replicas as there are cards."""
+    fitting = [cards.get(group.bounds.accelerator, 0) // group.bounds.cards for group in one.groups]
+    pairs = list(zip(one.groups, fitting, strict=True))
+    most = [max(group.bounds.least, min(group.most, fits)) for group, fits in pairs]
+    groups = [
+        replace(group, bounds=replace(group.bounds, most=min(group.bounds.most, fits)))
+        for group, fits in pairs
     ]
-    return one.borne_per_s(most)
+    return replace(one, groups=tuple(groups), per_s=min(one.per_s, one.borne_per_s(most)))
 
 
 def _cheapest(
@@ -173,13 +198,20 @@ def _choices(one: Need, per_s: float, is_starting_free: bool) -> list[_Choice]:
 
 
 def _enough(one: Need, per_s: float) -> Iterator[tuple[int, ...]]:
-    """For all numbers of the first groups, the smallest number of the last with which the need is borne."""
-    *first, last = one.groups
-    for some in _products(
-        [range(group.bounds.least, max(group.most, group.bounds.least) + 1) for group in first]
-    ):
-        low, high = last.bounds.least, max(last.most, last.bounds.least)
-        if not _bears(one, (*some, high), per_s):
+    """For all numbers of the first groups, the smallest number of the last with which the need is borne, if none of the
+    first could be fewer for the same.
+
+    Where these are too many, a few fleets that were grown and cut instead.
+    """
+    ranges = [range(group.bounds.least, _useful(one, at, per_s) + 1) for at, group in enumerate(one.groups)]
+    if math.prod(map(len, ranges[:-1])) > MOST_FLEETS:
+        yield from dict.fromkeys(_grown(one, per_s, ranges))
+        return
+    smallest: dict[tuple[int, ...], int] = {}
+    for some in _products(ranges[:-1]):
+        with_fewer = [smallest[fewer] for fewer in _one_fewer(some) if fewer in smallest]
+        low, high = ranges[-1][0], min(with_fewer, default=ranges[-1][-1])
+        if not with_fewer and not _bears(one, (*some, high), per_s):
             continue
         while low < high:
             middle = (low + high) // 2
@@ -187,7 +219,43 @@ def _enough(one: Need, per_s: float) -> Iterator[tuple[int, ...]]:
                 high = middle
             else:
                 low = middle + 1
-        yield (*some, low)
+        smallest[some] = low
+        if low not in with_fewer:
+            yield (*some, low)
+
+
+def _one_fewer(counts: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    for at, count in enumerate(counts):
+        yield (*counts[:at], count - 1, *counts[at + 1 :])
+
+
+def _useful(one: Need, at: int, per_s: float) -> int:
+    """More replicas than this of a group are never needed: so many bear the need alone, if the group can at all."""
+    least, most = one.groups[at].bounds.least, max(one.groups[at].most, one.groups[at].bounds.least)
+    each_s = sum(
+        share / row[at] if row[at] else math.inf for share, row in zip(one.shares, one.bears, strict=True)
+    )
+    return max(least, min(most, math.ceil(per_s * each_s))) if each_s < math.inf else most
+
+
+def _grown(one: Need, per_s: float, ranges: Sequence[range]) -> Iterator[tuple[int, ...]]:
+    """From the least fleet, more of the group that comes first in some order of the groups until it is enough; then,
+    from the dearest on, without all that is not needed."""
+    cheap = sorted(range(len(ranges)), key=lambda at: one.groups[at].usd_per_h)
+    for order in permutations(cheap):
+        counts = [own[0] for own in ranges]
+        for at in order:
+            while counts[at] < ranges[at][-1] and not _bears(one, tuple(counts), per_s):
+                counts[at] += 1
+        if not _bears(one, tuple(counts), per_s):
+            continue
+        for at in reversed(cheap):
+            while counts[at] > ranges[at][0]:
+                counts[at] -= 1
+                if not _bears(one, tuple(counts), per_s):
+                    counts[at] += 1
+                    break
+        yield tuple(counts)
 
 
 def _products(ranges: Sequence[range]) -> Iterator[tuple[int, ...]]:
@@ -212,6 +280,27 @@ def _bears(one: Need, counts: tuple[int, ...], per_s: float) -> bool:
     return one.borne_per_s(counts) >= per_s - 1e-9
 
 
+def _surely_less_than(one: Need, counts: tuple[int, ...], per_s: float) -> bool:
+    """By weak duality: with any weights of the kinds that add up to 1, the cards bear no more than what each of them
+    does of the kind that it is best at."""
+    best = [max(row) for row in one.bears]
+    work = [share / most if most else 0.0 for share, most in zip(one.shares, best, strict=True)]
+    for weights in (one.shares, work):
+        whole = sum(weights)
+        if whole <= 0:
+            continue
+        most_per_s = 0.0
+        for at, count in enumerate(counts):
+            if count:
+                terms = zip(weights, one.shares, one.bears, strict=True)
+                most_per_s += count * max(
+                    (weight / whole * row[at] / share for weight, share, row in terms if share), default=0.0
+                )
+        if most_per_s < per_s - 1e-9:
+            return True
+    return False
+
+
 def _mixed_per_s(one: Need, counts: tuple[int, ...]) -> float:
     whole = 0.0
     for at, count in enumerate(counts):
@@ -228,8 +317,10 @@ def _mixed_per_s(one: Need, counts: tuple[int, ...]) -> float:
 def _borne_per_s(
     counts: tuple[int, ...], shares: tuple[float, ...], bears: tuple[tuple[float, ...], ...]
 ) -> float:
-    if not shares or not any(counts):
-        return 0.0 if shares else math.inf
+    if not any(counts):
+        return 0.0
+    if not shares:  # nobody knows the calls yet: one replica is as good as many
+        return math.inf
     used = [at for at, count in enumerate(counts) if count]
     rates = [
         [counts[at] * row[at] / share for at in used]

@@ -13,34 +13,44 @@ from tightrope.model.profile import Profile
 from tightrope.policy.bearing import Kind, critical_s
 from tightrope.policy.provision import PastCall
 
+_Key = tuple[bool, tuple[bool, ...]]
+"""Whether only the first token counts, and on which cards such a call can be in time."""
+
+MOST_KINDS = 4
+"""Rarer ones are counted with those that are most like them."""
 AMONG = 4
 """Calls are never alone: a card is one for a call if it is in time among so many."""
 
 
-def kinds_of(past: Iterable[PastCall], cards: Sequence[Profile]) -> tuple[Kind, ...]:
-    """The kinds, each with its share, in a fixed order."""
+def kinds_of(past: Iterable[PastCall], cards: Sequence[Profile], part: float) -> tuple[Kind, ...]:
+    """The kinds, each with its share, in a fixed order, if each call is given `part` of its run's spare time."""
     calls = list(past)
-    alike: dict[tuple[bool, tuple[bool, ...]], list[PastCall]] = {}
+    alike: dict[_Key, list[PastCall]] = {}
     for call in calls:
-        alike.setdefault((call.is_terminal, _where(call, cards)), []).append(call)
-    return tuple(_kind(alike[key], len(calls)) for key in sorted(alike))
+        alike.setdefault((call.is_terminal, _where(call, cards, part)), []).append(call)
+    while len(alike) > MOST_KINDS:
+        fewest = min(sorted(alike), key=lambda key: len(alike[key]))
+        few = alike.pop(fewest)
+        alike[min(sorted(alike), key=lambda key: _apart(key, fewest))] += few
+    return tuple(_as_kind(alike[key], len(alike[key]) / len(calls), part) for key in sorted(alike))
 
 
-def _where(call: PastCall, cards: Sequence[Profile]) -> tuple[bool, ...]:
-    own = _as_kind([call], 1.0)
-    return tuple(critical_s(card, own, AMONG) <= call.budget_s for card in cards)
+def _apart(one: _Key, other: _Key) -> int:
+    """In how many ways two kinds differ; what counts of a call weighs more than where it can be."""
+    return len(one[1]) * (one[0] != other[0]) + sum(a != b for a, b in zip(one[1], other[1], strict=True))
 
 
-def _kind(calls: Sequence[PastCall], of: int) -> Kind:
-    return _as_kind(calls, len(calls) / of)
+def _where(call: PastCall, cards: Sequence[Profile], part: float) -> tuple[bool, ...]:
+    own = _as_kind([call], 1.0, part)
+    return tuple(critical_s(card, own, AMONG) <= own.budget_s for card in cards)
 
 
-def _as_kind(calls: Sequence[PastCall], share: float) -> Kind:
+def _as_kind(calls: Sequence[PastCall], share: float, part: float) -> Kind:
     return Kind(
         share=share,
         prompt_tokens=fmean(call.prompt_tokens for call in calls),
         output_tokens=fmean(call.output_tokens for call in calls),
-        budget_s=median(call.budget_s for call in calls),
+        budget_s=median(call.budget_s(part) for call in calls),
         tpot_s=min(call.tpot_s for call in calls),
         is_terminal=calls[0].is_terminal,
     )

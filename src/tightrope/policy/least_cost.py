@@ -8,14 +8,26 @@ Owns when a plan is followed: at once upward, after a while and a replay downwar
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
 
 from tightrope.model.ids import AcceleratorName, ModelName
 from tightrope.policy.fleet_plan import FleetPlanned, Need, cheapest, need
 from tightrope.policy.forecast import surprise_per_s
-from tightrope.policy.provision import Demanded, Group, Proposal, Provisioner, ScaleReason, Situation, Wanted
+from tightrope.policy.kinds import kinds_of
+from tightrope.policy.provision import (
+    Demanded,
+    Group,
+    PastCall,
+    Proposal,
+    Provisioner,
+    ScaleReason,
+    Situation,
+    Wanted,
+)
 from tightrope.policy.replay import late_share, machines_of
+from tightrope.policy.spare_time import Claim, bettered, part_of_call, parts_of
 
 NAME = "least-cost"
 
@@ -25,6 +37,10 @@ DEVIATIONS = 1.0
 """The forecast is taken so many standard deviations high: too few replicas cost more than too many."""
 SURPRISE = 3.0
 """So many deviations of a Poisson stream make a burst."""
+LOOK_EVERY = 3
+"""Rounds from one look at the parts of the spare time to the next."""
+REPLAYED_S = 60.0
+"""What has come in this time is played again."""
 DRAIN_WITHIN_S = 20.0
 """What waits already is to be gone in this time once replicas are there."""
 PRESSURE_UP, PRESSURE_DOWN = 1.08, 0.995
@@ -49,9 +65,10 @@ def decide(situation: Situation) -> Proposal:
     now: list[Need] = []
     lately: list[Need] = []
     why: dict[ModelName, ScaleReason] = {}
+    parts = _parts(seeing, situation, memory)
     for one in seeing:
         per_s, why[one.model] = _demand(one, situation, memory)
-        own = _need(one, per_s, situation)
+        own = _need(one, parts[one.model], per_s, situation)
         now.append(own)
         lately.append(replace(own, per_s=_peak(one, per_s, memory, situation)))
     planned, kept = cheapest(now, cards, usd), cheapest(lately, cards, usd)
@@ -61,9 +78,9 @@ def decide(situation: Situation) -> Proposal:
         evidence = _evidence(one, own, peak, planned)
         change = (
             _more(one, own, planned.counts[one.model], why[one.model], evidence)
-            or _at_risk(one, situation, evidence)
+            or _at_risk(one, parts[one.model], situation, evidence)
             or _other(one, kept.counts[one.model], situation, evidence)
-            or _fewer(one, kept.counts[one.model], situation, evidence)
+            or _fewer(one, parts[one.model], kept.counts[one.model], situation, evidence)
         )
         for some in change:
             (refused if some.reason in REFUSALS else wanted).append(some)
@@ -83,7 +100,8 @@ def _demand(one: Demanded, situation: Situation, memory: dict[str, float]) -> tu
     ahead_s = settings.every_s + min((group.load_s for group in one.groups), default=0.0)
     expected = one.arrivals.forecast(now_s, ahead_s)
     high = expected.high_per_s(DEVIATIONS)
-    found, reason = high, ScaleReason.FORECAST
+    ready = max(high, expected.per_s * one.arrivals.exceeded_by(settings.attain))
+    found, reason = ready, ScaleReason.FORECAST
     burst = surprise_per_s(one.arrivals.envelope(now_s), high, SURPRISE)
     if burst > found:
         found, reason = burst, ScaleReason.BURST
@@ -108,9 +126,40 @@ def _pressure(one: Demanded, situation: Situation, memory: dict[str, float]) -> 
     return value
 
 
-def _need(one: Demanded, per_s: float, situation: Situation) -> Need:
+def _need(one: Demanded, part: float, per_s: float, situation: Situation) -> Need:
     settings = situation.settings
-    return need(one.model, one.groups, one.kinds, per_s, settings.attain, settings.headroom)
+    kinds = kinds_of(one.past, [group.profile for group in one.groups], part)
+    return need(one.model, one.groups, kinds, per_s, settings.attain, settings.headroom)
+
+
+def _parts(
+    models: Sequence[Demanded], situation: Situation, memory: dict[str, float]
+) -> dict[ModelName, float]:
+    """The part of its run's spare time that a call of each model is planned with, bettered by one step."""
+    by_model = {one.model: one for one in models}
+    claims = [
+        Claim(one.model, one.calls_per_run, fmean(call.own_s for call in one.past))
+        for one in models
+        if one.past
+    ]
+    known = {
+        claim.model: memory[f"{claim.model}/part"] for claim in claims if f"{claim.model}/part" in memory
+    }
+    turn = int(memory.get("turn", 0.0))
+    memory["turn"] = float(turn + 1)
+    is_looked_at = turn % LOOK_EVERY == 0
+
+    def usd_per_h(claim: Claim, part: float) -> float:
+        one = by_model[claim.model]
+        per_s = one.arrivals.forecast(situation.now_s, 0.0).per_s
+        return _need(one, part, per_s, situation).usd_per_h
+
+    parts = parts_of(claims, known)
+    if is_looked_at:
+        parts = bettered(claims, parts, turn // LOOK_EVERY, usd_per_h)
+    memory.update({f"{model}/part": part for model, part in parts.items()})
+    of_call = {claim.model: part_of_call(claim, parts) for claim in claims}
+    return {one.model: of_call.get(one.model, 1.0) for one in models}
 
 
 def _for_others(situation: Situation, blind: list[Demanded]) -> tuple[Mapping[AcceleratorName, int], float]:
@@ -144,29 +193,34 @@ def _more(
     return found
 
 
-def _at_risk(one: Demanded, situation: Situation, evidence: Evidence) -> list[Wanted]:
+def _at_risk(one: Demanded, part: float, situation: Situation, evidence: Evidence) -> list[Wanted]:
     """One more where calls are predicted late although the plan is there: of the kind that helps the most for its
     price, as a replay of the last minute tells."""
-    if one.risk <= situation.settings.risk or not one.past:
+    past = _replayed(one, situation)
+    if one.risk <= situation.settings.risk or not past:
         return []
     if any(group.starting for group in one.groups):
         return [_hold(one, ScaleReason.STARTING, evidence)]
     if situation.now_s - one.raised_s < situation.settings.cooldown_s:
         return [_hold(one, ScaleReason.COOLDOWN, evidence)]
-    late = late_share(one.past, machines_of(one.groups))
+    late = late_share(past, part, machines_of(one.groups))
     best: tuple[float, Group] | None = None
     for group in one.groups:
         if group.have >= group.most:
             continue
-        gained = late - late_share(one.past, machines_of(one.groups, (group.bounds.accelerator, 1)))
+        gained = late - late_share(past, part, machines_of(one.groups, (group.bounds.accelerator, 1)))
         worth = gained / group.usd_per_h if group.usd_per_h > 0 else math.inf
         if gained > 0 and (best is None or worth > best[0]):
             best = (worth, group)
-    if best is None:
-        return [_hold(one, ScaleReason.AT_MOST, evidence)] if late > 0 else []
+    if best is None:  # nothing that can be had would help
+        return []
     group = best[1]
     evidence = (*evidence, ("late", round(late, 4)))
     return [Wanted(one.model, group.bounds.accelerator, group.have + 1, ScaleReason.RISK, evidence)]
+
+
+def _replayed(one: Demanded, situation: Situation) -> tuple[PastCall, ...]:
+    return tuple(call for call in one.past if call.at_s > situation.now_s - REPLAYED_S)
 
 
 # --- other, and fewer ------------------------------------------------------------------------------------
@@ -191,7 +245,9 @@ def _other(one: Demanded, kept: tuple[int, ...], situation: Situation, evidence:
     ]
 
 
-def _fewer(one: Demanded, kept: tuple[int, ...], situation: Situation, evidence: Evidence) -> list[Wanted]:
+def _fewer(
+    one: Demanded, part: float, kept: tuple[int, ...], situation: Situation, evidence: Evidence
+) -> list[Wanted]:
     """One replica less, the dearest that the plan for all that was to be borne in the last while does without."""
     settings = situation.settings
     for group in one.groups:
@@ -212,20 +268,23 @@ def _fewer(one: Demanded, kept: tuple[int, ...], situation: Situation, evidence:
         return []
     if situation.now_s - max(one.raised_s, one.lowered_s) < settings.cooldown_s:
         return [Wanted(one.model, name, count, ScaleReason.COOLDOWN, evidence)]
-    if not is_idle and late_share(one.past, machines_of(one.groups, (name, -1))) > settings.risk / 2:
-        return [Wanted(one.model, name, count, ScaleReason.REPLAY, evidence)]
+    past = _replayed(one, situation)
+    late, then = (late_share(past, part, machines_of(one.groups, change)) for change in (None, (name, -1)))
+    if not is_idle and then - late > settings.risk / 2:
+        return [Wanted(one.model, name, count, ScaleReason.REPLAY, (*evidence, ("late", round(then, 4))))]
     return [Wanted(one.model, name, count, ScaleReason.IDLE if is_idle else ScaleReason.UNNEEDED, evidence)]
 
 
 def _peak(one: Demanded, per_s: float, memory: dict[str, float], situation: Situation) -> float:
-    """The highest demand of the last `idle_after_s`; what was higher before that fades from round to round."""
+    """The highest demand of the last `idle_after_s`; what was higher before that fades from round to round, and is over
+    at once where nothing has come for so long."""
     key, at_key = f"{one.model}/peak", f"{one.model}/peak_at"
     peak, at_s = memory.get(key, 0.0), memory.get(at_key, -math.inf)
     if per_s >= peak:
         peak, at_s = per_s, situation.now_s
     elif situation.now_s - at_s > situation.settings.idle_after_s:
         peak = max(per_s, FADE * peak)
-        if peak < 1 / situation.settings.idle_after_s:
+        if per_s <= 0 or peak < 1 / situation.settings.idle_after_s:
             peak = per_s
     memory[key], memory[at_key] = peak, at_s
     return peak

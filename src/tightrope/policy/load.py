@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
 from tightrope.model.fleet import HeldCall, Job, ReplicaView
+from tightrope.model.ids import CallId
 from tightrope.policy.gauge import NOTHING, Gauge, Prompts, gauge, tokens_of
 
 
@@ -112,6 +113,13 @@ def _standing(view: ReplicaView, now_s: float) -> Standing:
     return Standing(sums, now_s, context, step_ms, prompt_left, left)
 
 
+def next_first_token(view: ReplicaView, now_s: float) -> tuple[float, CallId] | None:
+    """When the next prompt there is expected to have been computed, and whose it is; None if none is being computed."""
+    now = standing(view, now_s)
+    spans = zip(now.gauge.prefilling, _spans_s(now.gauge, now.step_ms), strict=True)
+    return next(((free_s, call.call) for call, (_, free_s) in spans if free_s > now_s), None)
+
+
 def load_for(job: Job, now: Standing) -> Load:
     """What this call would meet there: all that was dispatched, and what is placed in thought but goes first.
 
@@ -191,14 +199,10 @@ def is_memory_enough(job: Job, now: Standing, ahead: Sequence[HeldCall]) -> bool
 
 def _prefilled(sums: Gauge, step_ms: float, now_s: float) -> tuple[list[float], Prompts]:
     """Prompt tokens left of each call in prefill: first dispatched, first computed. And their sum."""
-    k, room = sums.profile.coefficients, sums.room
     prompt_left: list[float] = []
-    tokens = pairs = free_s = 0.0
-    for call in sums.prefilling:
+    tokens = pairs = 0.0
+    for call, (start_s, free_s) in zip(sums.prefilling, _spans_s(sums, step_ms), strict=True):
         prompt = call.prompt_tokens
-        work_ms = -(-prompt // room) * step_ms + prompt * (k.d + k.e * prompt / 2)
-        start_s = max(call.dispatched_s, free_s)
-        free_s = start_s + work_ms / 1000
         if now_s <= start_s:
             left: float = prompt
         else:
@@ -209,6 +213,18 @@ def _prefilled(sums: Gauge, step_ms: float, now_s: float) -> tuple[list[float], 
         tokens += left
         pairs += left * (prompt - left / 2)  # left * (done + left / 2)
     return prompt_left, Prompts(tokens, pairs)
+
+
+def _spans_s(sums: Gauge, step_ms: float) -> Iterator[tuple[float, float]]:
+    """From when to when each prompt is computed."""
+    k, room = sums.profile.coefficients, sums.room
+    free_s = 0.0
+    for call in sums.prefilling:
+        prompt = call.prompt_tokens
+        work_ms = -(-prompt // room) * step_ms + prompt * (k.d + k.e * prompt / 2)
+        start_s = max(call.dispatched_s, free_s)
+        free_s = start_s + work_ms / 1000
+        yield start_s, free_s
 
 
 # --- waiting for a sequence ----------------------------------------------------------------------------

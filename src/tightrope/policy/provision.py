@@ -14,7 +14,6 @@ from enum import StrEnum
 from tightrope.model.ids import AcceleratorName, ModelName
 from tightrope.model.profile import Profile
 from tightrope.model.provision import Bounds, Provisioning, ScaleAction
-from tightrope.policy.bearing import Kind
 from tightrope.policy.forecast import Arrivals
 
 
@@ -53,14 +52,23 @@ class ScaleReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PastCall:
-    """A call of the last minute as it came: when, its tokens, its budget and its reader's gap (seconds)."""
+    """A call as it came: when, its tokens, and how much time it had (seconds).
+
+    `own_s` is what it takes alone on the best card, `spare_s` what its run had beyond that and all that was still
+    expected to follow: the time that all calls of the run share. `tpot_s` is the gap that its reader was promised.
+    """
 
     at_s: float
     prompt_tokens: int
     output_tokens: float
-    budget_s: float
+    own_s: float
+    spare_s: float
     tpot_s: float
     is_terminal: bool
+
+    def budget_s(self, part: float) -> float:
+        """What it may take if it is given this part of the spare time."""
+        return self.own_s + part * self.spare_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +101,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Demanded:
-    """What is asked of one model, and who is there for it.
+    """What is asked of one model, and who is there for it. `past` are its latest calls, in order.
 
     `ongoing` calls were dispatched and have not ended, `waiting` wait, the first one since `oldest_s` seconds. `risk`
     is the share of lately dispatched calls that were predicted late, `over` that of ended calls beyond their budget.
@@ -103,8 +111,9 @@ class Demanded:
 
     model: ModelName
     groups: tuple[Group, ...]
-    kinds: tuple[Kind, ...]
     arrivals: Arrivals
+    past: tuple[PastCall, ...] = ()
+    calls_per_run: float = 1.0
     ongoing: int = 0
     waiting: int = 0
     oldest_s: float = 0.0
@@ -115,7 +124,6 @@ class Demanded:
     raised_s: float = float("-inf")
     lowered_s: float = float("-inf")
     is_blind: bool = False
-    past: tuple[PastCall, ...] = ()
 
     @property
     def have(self) -> int:

@@ -11,9 +11,7 @@ from tightrope.policy.scaling_rules import RULES
 
 DEFAULT_PROVISIONER = LEAST_COST.name
 
-_PROVISIONERS = {found.name: found for found in (LEAST_COST, *RULES)}
-
-PROVISIONERS: Mapping[str, Provisioner] = _PROVISIONERS
+PROVISIONERS: Mapping[str, Provisioner] = {found.name: found for found in (LEAST_COST, *RULES)}
 
 
 def provisioner(name: str) -> Provisioner:
@@ -22,13 +20,3 @@ def provisioner(name: str) -> Provisioner:
     if found is None:
         raise InvalidInput(f"there is no provisioner {name!r}; name one of: {', '.join(PROVISIONERS)}")
     return found
-
-
-def register(found: Provisioner) -> None:
-    """Let this process know a provisioner that is not ours, for an experiment, by its name.
-
-    Raises InvalidInput if the name is taken.
-    """
-    if found.name in PROVISIONERS:
-        raise InvalidInput(f"there is a provisioner {found.name!r} already; give yours another name")
-    _PROVISIONERS[found.name] = found

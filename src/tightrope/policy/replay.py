@@ -19,8 +19,11 @@ MOST_CALLS = 60
 """The latest calls of the minute that are played: the answer has to come within milliseconds."""
 
 
-def late_share(past: Sequence[PastCall], machines: Sequence[Profile]) -> float:
-    """The share of these calls that would have been late on these machines, idle at first; 0 of none."""
+def late_share(past: Sequence[PastCall], part: float, machines: Sequence[Profile]) -> float:
+    """The share of these calls that would have been late on these machines, idle at first; 0 of none.
+
+    Each is given `part` of its run's spare time.
+    """
     played = past[-MOST_CALLS:]
     if not played or not machines:
         return float(bool(played))
@@ -35,7 +38,7 @@ def late_share(past: Sequence[PastCall], machines: Sequence[Profile]) -> float:
         now_s = call.at_s
         for at, view in enumerate(views):
             views[at] = _until(view, ends[at], now_s)
-        job = _job(CallId(f"{number:04d}"), call)
+        job = _job(CallId(f"{number:04d}"), call, part)
         found = [
             (estimate(job, view, now_s), at)
             for at, view in enumerate(views)
@@ -45,7 +48,7 @@ def late_share(past: Sequence[PastCall], machines: Sequence[Profile]) -> float:
             late += 1
             continue
         best, at = min(found, key=lambda pair: (pair[0].crit, pair[1]))
-        late += best.crit > 1000 * call.budget_s
+        late += best.crit > 1000 * job.budget_s
         first_s = now_s + best.ttft / 1000
         ends[at][job.call] = (first_s, first_s + best.decode / 1000)
         views[at] = replace(views[at], held=(*views[at].held, _held(job, now_s)))
@@ -78,7 +81,8 @@ def _until(view: ReplicaView, ends: dict[CallId, tuple[float, float]], now_s: fl
     return replace(view, held=tuple(held)) if has_changed else view
 
 
-def _job(name: CallId, call: PastCall) -> Job:
+def _job(name: CallId, call: PastCall, part: float) -> Job:
+    budget_s = call.budget_s(part)
     return Job(
         call=name,
         model=ModelName("replayed"),
@@ -86,8 +90,8 @@ def _job(name: CallId, call: PastCall) -> Job:
         output_tokens=call.output_tokens,
         output_high=max(1, round(call.output_tokens)),
         ready_s=call.at_s,
-        due_s=call.at_s + call.budget_s,
-        budget_s=call.budget_s,
+        due_s=call.at_s + budget_s,
+        budget_s=budget_s,
         is_terminal=call.is_terminal,
     )
 

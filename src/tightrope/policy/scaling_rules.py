@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from statistics import fmean
 
 from tightrope.policy.provision import Demanded, Group, Proposal, Provisioner, ScaleReason, Situation, Wanted
 from tightrope.policy.utilisation import work_ms
@@ -78,9 +79,7 @@ def _forecast_throughput(situation: Situation) -> Proposal:
         per_s = one.arrivals.forecast(situation.now_s, ADJUST_S).per_s
         best = _by_price(one)[0]
         busy = situation.settings.target or BUSY
-        prompt = sum(kind.share * kind.prompt_tokens for kind in one.kinds)
-        output = sum(kind.share * kind.output_tokens for kind in one.kinds)
-        each_per_s = busy * 1000 / work_ms(best.profile, prompt, output)
+        each_per_s = busy * 1000 / work_ms(best.profile, *_mean_call(one))
         return math.ceil(per_s / each_per_s - 1e-9)
 
     return _each(situation, count)
@@ -127,9 +126,15 @@ def _laid_out(one: Demanded, count: int) -> list[Wanted]:
 
 def _by_price(one: Demanded) -> list[Group]:
     """The groups by what a mean call costs on them."""
-    prompt = sum(kind.share * kind.prompt_tokens for kind in one.kinds) or 1024.0
-    output = sum(kind.share * kind.output_tokens for kind in one.kinds) or 128.0
-    return sorted(one.groups, key=lambda group: group.usd_per_h * work_ms(group.profile, prompt, output))
+    mean = _mean_call(one)
+    return sorted(one.groups, key=lambda group: group.usd_per_h * work_ms(group.profile, *mean))
+
+
+def _mean_call(one: Demanded) -> tuple[float, float]:
+    """Tokens of prompt and answer; a usual call's until one was seen."""
+    if not one.past:
+        return 1024.0, 128.0
+    return fmean(call.prompt_tokens for call in one.past), fmean(call.output_tokens for call in one.past)
 
 
 def _delayed(

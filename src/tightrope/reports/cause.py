@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from tightrope.reports.explain import Candidate, Decision, Explanation, Promise, Row
 
+FROM_ZERO = "from-zero"
+"""The provisioner's reason to start the first replica of a model."""
 _MAIN_SHARE = 0.5
 """An excess that explains less than this share of the lateness is not its cause."""
 
@@ -118,7 +120,7 @@ def _late(explained: Explanation, missed: Promise) -> Cause:
             sentence = f"{row.node} lost {ms(row.lost_ms)} to attempts that failed ({row.remark})."
             return Cause(late + sentence, "look into the log of the replica that failed")
         case "queue":
-            return _queued(late, row, decision)
+            return _queued(late, explained, row, decision)
         case "code":
             sentence = f"the function of {row.node} took {ms(row.code_ms)}."
             return Cause(
@@ -148,8 +150,14 @@ def _excesses(row: Row, decision: Decision | None) -> dict[str, float]:
     return found
 
 
-def _queued(late: str, row: Row, decision: Decision | None) -> Cause:
+def _queued(late: str, explained: Explanation, row: Row, decision: Decision | None) -> Cause:
     model = decision.model if decision else "its model"
+    if any(
+        one.model == model and one.reason == FROM_ZERO and one.at_ms <= row.end_ms for one in explained.fleet
+    ):
+        sentence = f"{row.node} waited {ms(row.queue_ms)} in the line while a replica of {model} was started."
+        keep = f"keep one of {model}: write a min for it, or a floor for tenant {explained.tenant}"
+        return Cause(late + sentence, keep)
     sentence = f"{row.node} waited {ms(row.queue_ms)} in the line because no replica of {model} had room."
     return Cause(late + sentence, f"add a replica of {model}, or lower the load")
 

@@ -128,6 +128,17 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """What happened to the fleet while the run went on; `kind`, `model` and `reason` as in `fleet.py`."""
+
+    at_ms: float
+    kind: str
+    model: str
+    reason: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """All that the journal can say about a run. `outcome` is "running" while it goes on.
 
@@ -161,6 +172,7 @@ class Explanation:
     unaccounted_ms: float
     critical: str
     decisions: tuple[Decision, ...]
+    fleet: tuple[Beside, ...] = ()
 
     @property
     def accounted_share(self) -> float:
@@ -225,6 +237,9 @@ def explanation(facts: RunFacts) -> Explanation:
         unaccounted_ms=_exact(_round(event_s) - accounted_ms),
         critical=next((row.node for row in rows if row.is_critical), ""),
         decisions=tuple(_decisions(facts)),
+        fleet=tuple(
+            Beside(_round(line.at_s), line.kind, line.model, line.reason, line.text) for line in facts.fleet
+        ),
     )
 
 

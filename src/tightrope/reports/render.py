@@ -27,6 +27,8 @@ def render(explained: Explanation, *, all_decisions: bool = False) -> str:
     if explained.rows:
         parts.append(list(_steps(explained)))
     parts += [list(_decision(decision)) for decision in _shown(explained, all_decisions)]
+    if explained.fleet:
+        parts.append(list(_fleet(explained)))
     parts.append(list(_verdict(explained)))
     return "\n\n".join("\n".join(lines) for lines in parts)
 
@@ -182,6 +184,12 @@ def _against(name: str, predicted_ms: float, measured_ms: float) -> str:
     return (
         f"{name} {measured_ms - predicted_ms:+.0f} ({predicted_ms:.0f} predicted, {measured_ms:.0f} measured)"
     )
+
+
+def _fleet(explained: Explanation) -> Iterator[str]:
+    yield "the fleet meanwhile · ms since arrival"
+    for one in explained.fleet:
+        yield _wrapped(f"{one.at_ms:9.0f}  ", one.text)
 
 
 def _verdict(explained: Explanation) -> Iterator[str]:

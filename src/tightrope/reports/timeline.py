@@ -7,7 +7,7 @@ seconds since the arrival of the run.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tightrope.kernel.journal import Entry
@@ -33,6 +33,7 @@ from tightrope.model.messages import (
 )
 from tightrope.model.outcome import Usage
 from tightrope.model.workflow import Switch, Workflow
+from tightrope.reports.fleet import FleetLine, FleetReader
 
 Ending = Literal["done", "failed", "cancelled", "open"]
 
@@ -77,7 +78,10 @@ class StepFacts:
 
 @dataclass(slots=True)
 class RunFacts:
-    """One run. `finish` is None while it goes on; `until_s` is then the last moment the journal knows."""
+    """One run. `finish` is None while it goes on; `until_s` is then the last moment the journal knows.
+
+    `fleet` is what happened to the replicas of its models meanwhile.
+    """
 
     submitted: RunSubmitted
     arrived_wall_s: float
@@ -86,6 +90,7 @@ class RunFacts:
     finish: FinishRun | None = None
     until_s: float = 0.0
     cancelled_why: str = ""
+    fleet: list[FleetLine] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,8 +202,12 @@ class _Gathering:
         self._origin_s = 0.0
         self._workflows: dict[WorkflowId, Workflow] = {}
         self._attempts: dict[CallId, Attempt] = {}
+        self._fleet = FleetReader()
 
     def take(self, entry: Entry) -> None:
+        line = self._fleet.take(entry)
+        if line is not None:
+            self._beside(line)
         match entry.message:
             case WorkflowDeployed(workflow=workflow):
                 self._workflows[workflow.id] = workflow
@@ -207,6 +216,14 @@ class _Gathering:
                 self.facts = RunFacts(submitted, entry.wall_s, self._workflows.get(submitted.workflow))
             case _ if self.facts is not None and self.facts.finish is None:
                 self._inside(self.facts, entry, entry.at_s - self._origin_s)
+
+    def _beside(self, line: FleetLine) -> None:
+        """Note what happens to the fleet while the run goes on, as far as it may matter to it."""
+        if self.facts is None or self.facts.finish is not None:
+            return
+        workflow = self.facts.workflow
+        if workflow is None or not line.model or line.model in workflow.models():
+            self.facts.fleet.append(replace(line, at_s=line.at_s - self._origin_s))
 
     def _inside(self, facts: RunFacts, entry: Entry, at_s: float) -> None:
         match entry.message:

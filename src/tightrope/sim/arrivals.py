@@ -137,8 +137,24 @@ class Day:
         return wave * (self.factor if any(start <= at_s < start + self.burst_s for start in starts) else 1.0)
 
 
-Arrivals = Poisson | Mmpp | Diurnal | Trace | Day
-"""Each has the mean `rate_per_s`, so that `dataclasses.replace(arrivals, rate_per_s=...)` sets the load."""
+@dataclass(frozen=True, slots=True)
+class Surge:
+    """Poisson at `rate_per_s`, but `factor` (at least 1) times as fast from `at_s` on, for `lasts_s`; thinned too."""
+
+    rate_per_s: float
+    at_s: float
+    lasts_s: float
+    factor: float
+
+    def moments(self, rng: Random) -> Iterator[float]:
+        """Endless, ascending seconds."""
+        for at_s in Poisson(self.rate_per_s * self.factor).moments(rng):
+            if self.at_s <= at_s < self.at_s + self.lasts_s or rng.random() * self.factor < 1:
+                yield at_s
+
+
+Arrivals = Poisson | Mmpp | Diurnal | Trace | Day | Surge
+"""Each has a `rate_per_s`, of all but Surge the mean, so that `replace(arrivals, rate_per_s=...)` sets the load."""
 
 
 def times(

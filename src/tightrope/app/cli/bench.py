@@ -51,7 +51,7 @@ from tightrope.app.cli.frame import Answer, Common, verb
     type=click.FloatRange(0.05, 2.0),
     default=0.7,
     show_default=True,
-    help="live, parity: share of capacity.",
+    help="live, elastic, parity: share of capacity.",
 )
 @click.option(
     "--out",
@@ -84,10 +84,13 @@ def bench(
     ablation     foresight without one of its parts, in turn
     limit        policies beside the best that was found and what nobody can pass
     paper        the experiments of the paper this work starts from, its figures beside ours
+    provision    what an elastic fleet costs under each provisioner
+    disturbed    elastic fleets when something goes wrong
     credibility  the simulated engine against a recorded run of a real one
     decision     what one routing decision costs
     kernel       what the kernel costs for one event
     live         policies on this machine's own engines
+    elastic      a fleet on this machine's own engines that begins and ends at zero
     parity       this machine's own engines against their simulation
 
     What has been simulated already is not simulated again: an interrupted benchmark goes on where it stopped.

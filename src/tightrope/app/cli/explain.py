@@ -24,13 +24,18 @@ if TYPE_CHECKING:
     "--all", "show_all", is_flag=True, help="Show every routing decision, not only the critical one."
 )
 @click.option("--worst", type=click.IntRange(1), metavar="N", help="Rank the N latest runs instead.")
+@click.option("--fleet", is_flag=True, help="Show what happened to the fleet, and why, instead of a run.")
 @click.option("--journal", type=click.Path(path_type=Path), metavar="FILE", help="Read this journal.")
 @verb("explain")
-def explain(common: Common, run: str, show_all: bool, worst: int | None, journal: Path | None) -> Answer:
+def explain(
+    common: Common, run: str, show_all: bool, worst: int | None, fleet: bool, journal: Path | None
+) -> Answer:
     """Explain RUN: a run or request id, a unique prefix, `last` or `last-late`."""
     from tightrope.reports.selection import briefs, select
 
     file = journal or _configured(common)
+    if fleet:
+        return _fleet(file)
     with _entries(file) as entries:
         runs = briefs(entries)
     return _ranking(runs, worst) if worst else _explanation(file, select(runs, run), show_all)
@@ -80,6 +85,29 @@ def _ranking(runs: list[RunBrief], count: int) -> Answer:
     ]
     lines = table(("run", "tenant", "workflow", "outcome", "late by"), cells, (0, 1, 2, 3))
     return Answer({"runs": rows}, "\n".join(lines))
+
+
+def _fleet(file: Path) -> Answer:
+    from datetime import datetime
+
+    from tightrope.reports.fleet import fleet_lines
+
+    with _entries(file) as entries:
+        lines = fleet_lines(entries)
+    rows: list[Json] = [
+        {
+            "unix_s": line.wall_s,
+            "kind": line.kind,
+            "model": line.model,
+            "reason": line.reason,
+            "text": line.text,
+        }
+        for line in lines
+    ]
+    told = [
+        f"{datetime.fromtimestamp(line.wall_s).astimezone():%Y-%m-%d %H:%M:%S}  {line.text}" for line in lines
+    ]
+    return Answer({"fleet": rows}, "\n".join(told) or "the journal knows nothing of a fleet")
 
 
 def _configured(common: Common) -> Path:
