@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, combinations, islice
 from statistics import fmean
@@ -108,6 +108,7 @@ class Stream:
 @dataclass(frozen=True)
 class Question:
     """What is asked: the load, the cards that may be had (`count` of each at most), and what is believed of each pair.
+    `cards` says on how many cards a replica is, where that is more than one.
 
     Where no card has a price, the fewest cards are the cheapest.
     """
@@ -116,6 +117,7 @@ class Question:
     accelerators: tuple[Accelerator, ...]
     profiles: Mapping[CardKind, Profile]
     settings: KernelSettings
+    cards: Mapping[CardKind, int] = field(default_factory=dict)
 
     @cached_property
     def models(self) -> tuple[ModelName, ...]:
@@ -137,9 +139,25 @@ class Question:
         """Whether any card costs something."""
         return any(card.usd_per_h > 0 for card in self.accelerators)
 
-    def price(self, card: Accelerator) -> float:
-        """What a card counts for: USD/h, or 1 where nothing has a price."""
-        return card.usd_per_h if self.has_prices else 1.0
+    def each(self, model: ModelName, card: AcceleratorName) -> int:
+        """Cards of one replica."""
+        return self.cards.get((model, card), 1)
+
+    def price(self, model: ModelName, card: Accelerator) -> float:
+        """What a replica counts for: USD/h, or its cards where nothing has a price."""
+        return self.each(model, card.name) * (card.usd_per_h if self.has_prices else 1.0)
+
+    def usd_per_h(self, counts: Counts) -> float:
+        """What a fleet costs."""
+        prices = {card.name: card.usd_per_h for card in self.accelerators}
+        return sum(count * self.each(model, card) * prices[card] for model, card, count in counts)
+
+    def left(self, cards: Sequence[Accelerator], counts: Counts) -> dict[AcceleratorName, int]:
+        """The cards that a fleet does not take."""
+        free = {card.name: card.count for card in cards}
+        for model, name, count in counts:
+            free[name] -= count * self.each(model, name)
+        return free
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,10 +276,9 @@ def cheapest_of(question: Question, found: Sequence[Mix]) -> Mix | None:
 
 def _worth(question: Question, counts: Counts) -> tuple[float, int]:
     """What fleets are compared by: the price, then the number of replicas."""
-    price = {card.name: question.price(card) for card in question.accelerators}
-    return round(sum(count * price[card] for _, card, count in counts), 9), sum(
-        count for _, _, count in counts
-    )
+    card_by_name = {card.name: card for card in question.accelerators}
+    price = sum(count * question.price(model, card_by_name[card]) for model, card, count in counts)
+    return round(price, 9), sum(count for _, _, count in counts)
 
 
 def _refuse(question: Question) -> None:
@@ -348,7 +365,7 @@ class _Looking:
             (),
             *self.failed,
         ):  # what is planned with too few cards need not be the best use of them
-            found = self._tried(_filled(needs, start, self.cards), headroom)
+            found = self._tried(_filled(needs, start, self.question.left(self.cards, start)), headroom)
             if found.is_possible:
                 return found
         wanted = _needs(self.question, self.cards, self.calls, self.question.per_s)
@@ -360,14 +377,14 @@ class _Looking:
             return inside
         if counts not in self.played:
             self.played[counts] = _played(question, counts)
-        return _of(self.cards, counts, self.played[counts], headroom)
+        return _of(self, counts, self.played[counts], headroom)
 
 
-def _of(cards: Sequence[Accelerator], counts: Counts, attained: tuple[Attained, ...], headroom: float) -> Mix:
-    prices = {card.name: card.usd_per_h for card in cards}
-    usd_per_h = sum(count * prices[card] for _, card, count in counts)
+def _of(looking: _Looking, counts: Counts, attained: tuple[Attained, ...], headroom: float) -> Mix:
+    names = tuple(card.name for card in looking.cards)
+    usd_per_h = looking.question.usd_per_h(counts)
     broken = tuple(f"{fleet_words(counts)}: {_broken(one)}" for one in attained if not one.is_enough)
-    return Mix(tuple(card.name for card in cards), counts, usd_per_h, attained, headroom, why=broken)
+    return Mix(names, counts, usd_per_h, attained, headroom, why=broken)
 
 
 def _broken(one: Attained) -> str:
@@ -379,9 +396,15 @@ def _broken(one: Attained) -> str:
 def _groups(question: Question, model: ModelName, cards: Sequence[Accelerator]) -> list[Group]:
     return [
         Group(
-            Bounds(model, card.name, 0, card.count),
+            Bounds(
+                model,
+                card.name,
+                0,
+                card.count // question.each(model, card.name),
+                question.each(model, card.name),
+            ),
             question.profiles[model, card.name],
-            question.price(card),
+            question.price(model, card),
         )
         for card in cards
         if (model, card.name) in question.profiles
@@ -434,26 +457,25 @@ def _fleet(needs: Sequence[Need], cards: Sequence[Accelerator]) -> tuple[Counts,
         if count
     }
     free = {card.name: card.count for card in cards}
-    for (_, name), count in counts.items():
-        free[name] -= count
+    for one in needs:
+        for group in one.groups:
+            name = group.bounds.accelerator
+            free[name] -= group.bounds.cards * counts.get((one.model, name), 0)
     for one in needs:  # a model that is hardly ever asked needs one all the same, or no run is let in
         if any((one.model, group.bounds.accelerator) in counts for group in one.groups):
             continue
-        fit = [group for group in one.groups if free[group.bounds.accelerator] > 0]
+        fit = [group for group in one.groups if free[group.bounds.accelerator] >= group.bounds.cards]
         if not fit:
             return tuple((*key, count) for key, count in counts.items()), True
-        name = min(fit, key=lambda group: group.usd_per_h).bounds.accelerator
-        counts[one.model, name] = 1
-        free[name] -= 1
+        first = min(fit, key=lambda group: group.usd_per_h).bounds
+        counts[one.model, first.accelerator] = 1
+        free[first.accelerator] -= first.cards
     return tuple((*key, count) for key, count in sorted(counts.items())), is_short
 
 
-def _filled(needs: Sequence[Need], counts: Counts, cards: Sequence[Accelerator]) -> Counts:
+def _filled(needs: Sequence[Need], counts: Counts, free: Mapping[AcceleratorName, int]) -> Counts:
     """The fleet with what cards are left, each given to the model that bears the smallest part of its calls."""
-    found = {(model, card): count for model, card, count in counts}
-    free = {
-        card.name: card.count - sum(found.get((one.model, card.name), 0) for one in needs) for card in cards
-    }
+    found, left = {(model, card): count for model, card, count in counts}, dict(free)
 
     def part(one: Need) -> float:
         have = [found.get((one.model, group.bounds.accelerator), 0) for group in one.groups]
@@ -461,17 +483,17 @@ def _filled(needs: Sequence[Need], counts: Counts, cards: Sequence[Accelerator])
 
     while True:
         open_to = [
-            (one, group.bounds.accelerator)
+            (one, group.bounds)
             for one in needs
             for group in one.groups
-            if free[group.bounds.accelerator]
+            if left[group.bounds.accelerator] >= group.bounds.cards
             and found.get((one.model, group.bounds.accelerator), 0) < group.bounds.most
         ]
         if not open_to:
             return tuple((*key, count) for key, count in sorted(found.items()))
-        one, name = min(open_to, key=lambda pair: part(pair[0]))
-        found[one.model, name] = found.get((one.model, name), 0) + 1
-        free[name] -= 1
+        one, bounds = min(open_to, key=lambda pair: part(pair[0]))
+        found[one.model, bounds.accelerator] = found.get((one.model, bounds.accelerator), 0) + 1
+        left[bounds.accelerator] -= bounds.cards
 
 
 # --- what the kernel says of the calls -------------------------------------------------------------------
@@ -534,7 +556,7 @@ def _late_anyway(question: Question, cards: Sequence[Accelerator], calls: _Calls
     slow = [
         why
         for one in _needs(question, cards, calls, question.per_s)
-        for why in (*_too_large(one, question), *_hardly_in_time(one, calls, _attain(question)))
+        for why in (*_too_large(one, question), *_hardly_in_time(one, calls, question))
     ]
     return Mix(names, why=(*late, *slow))
 
@@ -556,13 +578,16 @@ def _too_large(one: Need, question: Question) -> Iterator[str]:
             yield f"calls of {one.model} (about {sizes}) do not fit into the {most} tokens of memory of any card"
 
 
-def _hardly_in_time(one: Need, calls: _Calls, attain: float) -> Iterator[str]:
+def _hardly_in_time(one: Need, calls: _Calls, question: Question) -> Iterator[str]:
     """A sentence for each kind of call for which every card is too slow, or nearly so."""
     model, cards = one.model, [group.profile for group in one.groups]
     if calls.each[model] and not calls.past[model]:
-        yield f"no call of {model} can be on time any more when it comes: what is before it takes too long"
+        yield f"calls of {model} come when they cannot be on time any more; alone they take {_typically(one, question)}"
     for kind in kinds_of(calls.past[model], cards, calls.part(model)):
-        if any(bearable_per_s(card, kind, attain) > HARDLY * at_most_per_s(card, kind) for card in cards):
+        if any(
+            bearable_per_s(card, kind, _attain(question)) > HARDLY * at_most_per_s(card, kind)
+            for card in cards
+        ):
             continue
         sizes = f"{kind.prompt_tokens:.0f} tokens in, {kind.output_tokens:.0f} out"
         what = f"{kind.share:.0%} of the calls of {model} (about {sizes})"
@@ -571,6 +596,18 @@ def _hardly_in_time(one: Need, calls: _Calls, attain: float) -> Iterator[str]:
             yield f"{what} come with more than the promised {gap_ms:.0f} ms between tokens on every card"
         else:
             yield f"{what} have {_time(kind.budget_s)}; alone they take {_alone(kind, cards)}"
+
+
+def _typically(one: Need, question: Question) -> str:
+    """What a call of the model takes on average."""
+    kinds = question.demand[one.model]
+    calls = sum(kind.calls for kind in kinds)
+    prompt = sum(kind.calls * kind.prompt_tokens for kind in kinds) / calls
+    output = sum(kind.calls * kind.output_tokens for kind in kinds) / calls
+    cards = [group.profile for group in one.groups]
+    return " or ".join(
+        f"{_time(card.solo_ms(prompt, output) / 1000)} on {card.accelerator}" for card in cards
+    )
 
 
 def _alone(kind: Kind, cards: Sequence[Profile]) -> str:
@@ -595,7 +632,8 @@ def _too_few(needs: Sequence[Need], cards: Sequence[Accelerator]) -> str:
             for one in needs
             if one.borne_per_s([1])
         }
-        if sum(wants.values()) > cards[0].count:
+        cards_each = {one.model: one.groups[0].bounds.cards for one in needs}
+        if sum(count * cards_each[model] for model, count in wants.items()) > cards[0].count:
             plan = " and ".join(f"{count} for {model}" for model, count in wants.items())
             return f"{have} are too few: the plan is {plan}"
     elif short:
