@@ -148,13 +148,16 @@ def test_4_without_a_profile() -> None:
 def test_4_on_cards_that_are_too_slow() -> None:
     said = why(question(stream(chat(), Slo(ttft_s=0.03), 2.0), accelerators=CARDS[1:]), SLOW)
     assert "of the runs of chat are on time on slow even without others; 95% take up to" in said
-    assert "no call of big can be on time, not even alone on the best of these cards" in said
+    assert "calls of big come when they cannot be on time any more; alone they take" in said
+    tight = why(question(stream(chat(), Slo(ttft_s=0.055), 2.0), accelerators=CARDS[1:]), SLOW)
+    assert "of the calls of big (about" in tight
+    assert "alone they take" in tight
 
 
 def test_4_after_steps_that_take_too_long() -> None:
     said = why(question(stream(chain(), Slo(ttft_s=0.05), 2.0), accelerators=CARDS[1:]), SLOW)
     assert said.startswith("none of the runs of chain are on time on slow even without others")
-    assert "no call of big can be on time, not even alone on the best of these cards" in said
+    assert "calls of big come when they cannot be on time any more; alone they take" in said
 
 
 def test_4_with_too_few_cards() -> None:
@@ -215,6 +218,20 @@ def test_6_without_prices_the_fewest_replicas_are_the_cheapest() -> None:
     assert best.usd_per_h == 0.0
     assert best.replicas == min(one.replicas for one in found if one.is_possible)
     assert best.accelerators == (FAST,)
+
+
+def test_6_a_replica_on_several_cards_takes_and_costs_them_all() -> None:
+    asked = question(
+        stream(chat(), Slo(ttft_s=0.4), 30.0),
+        accelerators=(replace(CARDS[0], count=3),),
+        cards={(BIG, FAST): 2},
+    )
+    (found,) = mixes(asked)
+    assert found.counts == ((BIG, FAST, 1),)
+    assert found.usd_per_h == 6.0
+    assert asked.left(asked.accelerators, found.counts) == {FAST: 1}
+    more = replace(asked, streams=(stream(chat(), Slo(ttft_s=0.4), 300.0),))
+    assert why(more, FAST).splitlines()[-1].startswith("big on 1 fast: ")
 
 
 def test_7_what_cannot_be_planned_is_refused() -> None:

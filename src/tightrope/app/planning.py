@@ -59,7 +59,10 @@ def run(common: Common, *, loads: Sequence[str], journal: Path | None, attain: s
     seen = None if journal is None else _observed(journal)
     streams = _streams(config, workflows, loads, seen, _share(attain))
     known = known_profiles(config)
-    question = Question(streams, config.accelerators, known.profiles, kernel_settings(config))
+    cards = {
+        (model.name, name): placed.cards for model in config.models for name, placed in model.place.items()
+    }
+    question = Question(streams, config.accelerators, known.profiles, kernel_settings(config), cards)
     _refuse_unknown(config, question)
     with bar(common, "planning", "") as tell:
         found = mixes(question, tell)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, combinations, islice
 from statistics import fmean
@@ -29,7 +29,7 @@ from tightrope.model.outcome import Outcome, Verdict
 from tightrope.model.profile import Profile
 from tightrope.model.provision import Bounds, Provisioning, ProvisionMode
 from tightrope.model.slo import Slo, Tenant
-from tightrope.model.units import format_ratio, format_seconds
+from tightrope.model.units import format_ratio
 from tightrope.policy.bearing import Kind, at_most_per_s, bearable_per_s, critical_s, most_at_once
 from tightrope.policy.fleet_plan import Need, cheapest, need
 from tightrope.policy.kinds import kinds_of
@@ -108,6 +108,7 @@ class Stream:
 @dataclass(frozen=True)
 class Question:
     """What is asked: the load, the cards that may be had (`count` of each at most), and what is believed of each pair.
+    `cards` says on how many cards a replica is, where that is more than one.
 
     Where no card has a price, the fewest cards are the cheapest.
     """
@@ -116,6 +117,7 @@ class Question:
     accelerators: tuple[Accelerator, ...]
     profiles: Mapping[CardKind, Profile]
     settings: KernelSettings
+    cards: Mapping[CardKind, int] = field(default_factory=dict)
 
     @cached_property
     def models(self) -> tuple[ModelName, ...]:
@@ -137,9 +139,25 @@ class Question:
         """Whether any card costs something."""
         return any(card.usd_per_h > 0 for card in self.accelerators)
 
-    def price(self, card: Accelerator) -> float:
-        """What a card counts for: USD/h, or 1 where nothing has a price."""
-        return card.usd_per_h if self.has_prices else 1.0
+    def each(self, model: ModelName, card: AcceleratorName) -> int:
+        """Cards of one replica."""
+        return self.cards.get((model, card), 1)
+
+    def price(self, model: ModelName, card: Accelerator) -> float:
+        """What a replica counts for: USD/h, or its cards where nothing has a price."""
+        return self.each(model, card.name) * (card.usd_per_h if self.has_prices else 1.0)
+
+    def usd_per_h(self, counts: Counts) -> float:
+        """What a fleet costs."""
+        prices = {card.name: card.usd_per_h for card in self.accelerators}
+        return sum(count * self.each(model, card) * prices[card] for model, card, count in counts)
+
+    def left(self, cards: Sequence[Accelerator], counts: Counts) -> dict[AcceleratorName, int]:
+        """The cards that a fleet does not take."""
+        free = {card.name: card.count for card in cards}
+        for model, name, count in counts:
+            free[name] -= count * self.each(model, name)
+        return free
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +246,7 @@ def mixes(question: Question, tell: Tell = lambda *_: None) -> list[Mix]:
         tell(at, len(chosen), " + ".join(card.name for card in cards))
         names = {card.name for card in cards}
         inside = [one for one in found if names.issuperset(one.accelerators)]
-        found.append(_mix(question, cards, cheapest_of(question, inside), played))
+        found.append(_mix(question, cards, inside, played))
     return found
 
 
@@ -258,10 +276,9 @@ def cheapest_of(question: Question, found: Sequence[Mix]) -> Mix | None:
 
 def _worth(question: Question, counts: Counts) -> tuple[float, int]:
     """What fleets are compared by: the price, then the number of replicas."""
-    price = {card.name: question.price(card) for card in question.accelerators}
-    return round(sum(count * price[card] for _, card, count in counts), 9), sum(
-        count for _, _, count in counts
-    )
+    card_by_name = {card.name: card for card in question.accelerators}
+    price = sum(count * question.price(model, card_by_name[card]) for model, card, count in counts)
+    return round(price, 9), sum(count for _, _, count in counts)
 
 
 def _refuse(question: Question) -> None:
@@ -277,14 +294,16 @@ def _refuse(question: Question) -> None:
 # --- one mix ---------------------------------------------------------------------------------------------
 
 
-def _mix(question: Question, cards: Sequence[Accelerator], inside: Mix | None, played: Played) -> Mix:
-    """Plan, simulate, and plan for more as long as promises are broken; `inside` is the best of fewer kinds."""
-    names = tuple(card.name for card in cards)
+def _mix(question: Question, cards: Sequence[Accelerator], smaller: Sequence[Mix], played: Played) -> Mix:
+    """Plan, simulate, and plan for more as long as promises are broken; `smaller` are those of fewer of these kinds."""
+    names, inside = tuple(card.name for card in cards), cheapest_of(question, smaller)
     nowhere = [model for model in question.models if not _groups(question, model, cards)]
     if nowhere:
         return Mix(names, why=tuple(f"{model} has no profile on {_or(names)}" for model in nowhere))
     calls = _probed(question, cards)
-    found = _late_anyway(question, cards, calls) or _planned(question, cards, calls, inside, played)
+    failed = tuple(one.counts for one in smaller if one.counts and not one.is_possible)
+    looking = _Looking(question, cards, calls, inside, failed, played)
+    found = _late_anyway(question, cards, calls) or _planned(looking)
     if inside is not None and not found.is_possible:
         found = inside
     if found is inside:
@@ -292,11 +311,9 @@ def _mix(question: Question, cards: Sequence[Accelerator], inside: Mix | None, p
     return found
 
 
-def _planned(
-    question: Question, cards: Sequence[Accelerator], calls: _Calls, inside: Mix | None, played: Played
-) -> Mix:
-    """The smallest plan with which every promise is kept, found by bisection; `inside` where none is cheaper."""
-    looking = _Looking(question, cards, calls, inside, played)
+def _planned(looking: _Looking) -> Mix:
+    """The smallest plan with which every promise is kept, found by bisection."""
+    question, calls = looking.question, looking.calls
     own = math.ceil(math.log(question.per_s / (1 - Provisioning().headroom) / calls.unit_per_s, STEP) - 1e-9)
     bad, good = own - LESS, None
     found = looking.at(own)
@@ -322,12 +339,14 @@ def _planned(
 
 @dataclass(slots=True)
 class _Looking:
-    """Plans of one mix, each simulated once. `is_short`: the cards were too few for the last one."""
+    """Plans of one mix, each simulated once. `inside` is the best fleet of fewer kinds, `failed` are such that do not
+    keep the promises. `is_short`: the cards were too few for the last plan."""
 
     question: Question
     cards: Sequence[Accelerator]
     calls: _Calls
     inside: Mix | None
+    failed: tuple[Counts, ...]
     played: Played
     is_short: bool = False
 
@@ -341,9 +360,14 @@ class _Looking:
         found = self._tried(counts, headroom)
         if found.is_possible or not self.is_short:
             return found
-        found = self._tried(_filled(needs, counts, self.cards), headroom)
-        if found.is_possible:
-            return found
+        for start in (
+            counts,
+            (),
+            *self.failed,
+        ):  # what is planned with too few cards need not be the best use of them
+            found = self._tried(_filled(needs, start, self.question.left(self.cards, start)), headroom)
+            if found.is_possible:
+                return found
         wanted = _needs(self.question, self.cards, self.calls, self.question.per_s)
         return replace(found, why=(_too_few(wanted, self.cards), *found.why))
 
@@ -353,14 +377,14 @@ class _Looking:
             return inside
         if counts not in self.played:
             self.played[counts] = _played(question, counts)
-        return _of(self.cards, counts, self.played[counts], headroom)
+        return _of(self, counts, self.played[counts], headroom)
 
 
-def _of(cards: Sequence[Accelerator], counts: Counts, attained: tuple[Attained, ...], headroom: float) -> Mix:
-    prices = {card.name: card.usd_per_h for card in cards}
-    usd_per_h = sum(count * prices[card] for _, card, count in counts)
+def _of(looking: _Looking, counts: Counts, attained: tuple[Attained, ...], headroom: float) -> Mix:
+    names = tuple(card.name for card in looking.cards)
+    usd_per_h = looking.question.usd_per_h(counts)
     broken = tuple(f"{fleet_words(counts)}: {_broken(one)}" for one in attained if not one.is_enough)
-    return Mix(tuple(card.name for card in cards), counts, usd_per_h, attained, headroom, why=broken)
+    return Mix(names, counts, usd_per_h, attained, headroom, why=broken)
 
 
 def _broken(one: Attained) -> str:
@@ -372,9 +396,15 @@ def _broken(one: Attained) -> str:
 def _groups(question: Question, model: ModelName, cards: Sequence[Accelerator]) -> list[Group]:
     return [
         Group(
-            Bounds(model, card.name, 0, card.count),
+            Bounds(
+                model,
+                card.name,
+                0,
+                card.count // question.each(model, card.name),
+                question.each(model, card.name),
+            ),
             question.profiles[model, card.name],
-            question.price(card),
+            question.price(model, card),
         )
         for card in cards
         if (model, card.name) in question.profiles
@@ -427,26 +457,25 @@ def _fleet(needs: Sequence[Need], cards: Sequence[Accelerator]) -> tuple[Counts,
         if count
     }
     free = {card.name: card.count for card in cards}
-    for (_, name), count in counts.items():
-        free[name] -= count
+    for one in needs:
+        for group in one.groups:
+            name = group.bounds.accelerator
+            free[name] -= group.bounds.cards * counts.get((one.model, name), 0)
     for one in needs:  # a model that is hardly ever asked needs one all the same, or no run is let in
         if any((one.model, group.bounds.accelerator) in counts for group in one.groups):
             continue
-        fit = [group for group in one.groups if free[group.bounds.accelerator] > 0]
+        fit = [group for group in one.groups if free[group.bounds.accelerator] >= group.bounds.cards]
         if not fit:
             return tuple((*key, count) for key, count in counts.items()), True
-        name = min(fit, key=lambda group: group.usd_per_h).bounds.accelerator
-        counts[one.model, name] = 1
-        free[name] -= 1
+        first = min(fit, key=lambda group: group.usd_per_h).bounds
+        counts[one.model, first.accelerator] = 1
+        free[first.accelerator] -= first.cards
     return tuple((*key, count) for key, count in sorted(counts.items())), is_short
 
 
-def _filled(needs: Sequence[Need], counts: Counts, cards: Sequence[Accelerator]) -> Counts:
+def _filled(needs: Sequence[Need], counts: Counts, free: Mapping[AcceleratorName, int]) -> Counts:
     """The fleet with what cards are left, each given to the model that bears the smallest part of its calls."""
-    found = {(model, card): count for model, card, count in counts}
-    free = {
-        card.name: card.count - sum(found.get((one.model, card.name), 0) for one in needs) for card in cards
-    }
+    found, left = {(model, card): count for model, card, count in counts}, dict(free)
 
     def part(one: Need) -> float:
         have = [found.get((one.model, group.bounds.accelerator), 0) for group in one.groups]
@@ -454,17 +483,17 @@ def _filled(needs: Sequence[Need], counts: Counts, cards: Sequence[Accelerator])
 
     while True:
         open_to = [
-            (one, group.bounds.accelerator)
+            (one, group.bounds)
             for one in needs
             for group in one.groups
-            if free[group.bounds.accelerator]
+            if left[group.bounds.accelerator] >= group.bounds.cards
             and found.get((one.model, group.bounds.accelerator), 0) < group.bounds.most
         ]
         if not open_to:
             return tuple((*key, count) for key, count in sorted(found.items()))
-        one, name = min(open_to, key=lambda pair: part(pair[0]))
-        found[one.model, name] = found.get((one.model, name), 0) + 1
-        free[name] -= 1
+        one, bounds = min(open_to, key=lambda pair: part(pair[0]))
+        found[one.model, bounds.accelerator] = found.get((one.model, bounds.accelerator), 0) + 1
+        left[bounds.accelerator] -= bounds.cards
 
 
 # --- what the kernel says of the calls -------------------------------------------------------------------
@@ -527,7 +556,7 @@ def _late_anyway(question: Question, cards: Sequence[Accelerator], calls: _Calls
     slow = [
         why
         for one in _needs(question, cards, calls, question.per_s)
-        for why in (*_too_large(one, question), *_hardly_in_time(one, calls, _attain(question)))
+        for why in (*_too_large(one, question), *_hardly_in_time(one, calls, question))
     ]
     return Mix(names, why=(*late, *slow))
 
@@ -537,11 +566,7 @@ def _few(share: float) -> str:
 
 
 def _within(one: Attained, takes_s: float | None) -> str:
-    return (
-        ""
-        if takes_s is None
-        else f"; {format_ratio(one.asked)} take up to {format_seconds(float(f'{takes_s:.3g}'))}"
-    )
+    return "" if takes_s is None else f"; {format_ratio(one.asked)} take up to {_time(takes_s)}"
 
 
 def _too_large(one: Need, question: Question) -> Iterator[str]:
@@ -553,13 +578,16 @@ def _too_large(one: Need, question: Question) -> Iterator[str]:
             yield f"calls of {one.model} (about {sizes}) do not fit into the {most} tokens of memory of any card"
 
 
-def _hardly_in_time(one: Need, calls: _Calls, attain: float) -> Iterator[str]:
+def _hardly_in_time(one: Need, calls: _Calls, question: Question) -> Iterator[str]:
     """A sentence for each kind of call for which every card is too slow, or nearly so."""
     model, cards = one.model, [group.profile for group in one.groups]
     if calls.each[model] and not calls.past[model]:
-        yield f"no call of {model} can be on time, not even alone on the best of these cards"
+        yield f"calls of {model} come when they cannot be on time any more; alone they take {_typically(one, question)}"
     for kind in kinds_of(calls.past[model], cards, calls.part(model)):
-        if any(bearable_per_s(card, kind, attain) > HARDLY * at_most_per_s(card, kind) for card in cards):
+        if any(
+            bearable_per_s(card, kind, _attain(question)) > HARDLY * at_most_per_s(card, kind)
+            for card in cards
+        ):
             continue
         sizes = f"{kind.prompt_tokens:.0f} tokens in, {kind.output_tokens:.0f} out"
         what = f"{kind.share:.0%} of the calls of {model} (about {sizes})"
@@ -567,11 +595,27 @@ def _hardly_in_time(one: Need, calls: _Calls, attain: float) -> Iterator[str]:
             gap_ms = 1000 * kind.tpot_s
             yield f"{what} come with more than the promised {gap_ms:.0f} ms between tokens on every card"
         else:
-            yield f"{what} have {1000 * kind.budget_s:.0f} ms; alone they take {_alone(kind, cards)}"
+            yield f"{what} have {_time(kind.budget_s)}; alone they take {_alone(kind, cards)}"
+
+
+def _typically(one: Need, question: Question) -> str:
+    """What a call of the model takes on average."""
+    kinds = question.demand[one.model]
+    calls = sum(kind.calls for kind in kinds)
+    prompt = sum(kind.calls * kind.prompt_tokens for kind in kinds) / calls
+    output = sum(kind.calls * kind.output_tokens for kind in kinds) / calls
+    cards = [group.profile for group in one.groups]
+    return " or ".join(
+        f"{_time(card.solo_ms(prompt, output) / 1000)} on {card.accelerator}" for card in cards
+    )
 
 
 def _alone(kind: Kind, cards: Sequence[Profile]) -> str:
-    return " or ".join(f"{1000 * critical_s(card, kind, 1):.0f} ms on {card.accelerator}" for card in cards)
+    return " or ".join(f"{_time(critical_s(card, kind, 1))} on {card.accelerator}" for card in cards)
+
+
+def _time(value_s: float) -> str:
+    return f"{1000 * value_s:.0f} ms" if value_s < 1 else f"{value_s:.3g} s"
 
 
 def _too_few(needs: Sequence[Need], cards: Sequence[Accelerator]) -> str:
@@ -588,7 +632,8 @@ def _too_few(needs: Sequence[Need], cards: Sequence[Accelerator]) -> str:
             for one in needs
             if one.borne_per_s([1])
         }
-        if sum(wants.values()) > cards[0].count:
+        cards_each = {one.model: one.groups[0].bounds.cards for one in needs}
+        if sum(count * cards_each[model] for model, count in wants.items()) > cards[0].count:
             plan = " and ".join(f"{count} for {model}" for model, count in wants.items())
             return f"{have} are too few: the plan is {plan}"
     elif short:
