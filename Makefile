@@ -60,7 +60,7 @@ simulated: setup ## simulate everything in docs/results.md anew (hours; goes on 
 	$(BIN)/tightrope bench paper-two-node $(THREE) --rates 20%,40%,70%,80%,90%,100%
 	for name in mild strong; do $(BIN)/tightrope bench $$name $(THREE) --rates 40%,70%,80%,90%,100%,120% || exit 1; done
 	for name in $(WRONG); do $(BIN)/tightrope bench $$name --policies foresight,power-of-two --rates 80% || exit 1; done
-	for name in $(LATE); do $(BIN)/tightrope bench $$name $(THREE) --rates 60%,80% --seeds 100-104 || exit 1; done
+	for name in $(LATE); do $(BIN)/tightrope bench $$name $(THREE) --rates 60%,70%,80% --seeds 100-104 || exit 1; done
 	for name in $(CLUSTERS); do $(BIN)/tightrope bench $$name --rates 90% --out $(SIM)/field/$$name || exit 1; done
 	$(BIN)/tightrope bench ablation --seeds 100-101
 	$(BIN)/tightrope bench limit --rates 90% --seeds 100-101 --steps 40 --out $(SIM)/limit
