@@ -63,7 +63,7 @@ simulated: setup ## simulate everything in docs/results.md anew (hours; goes on 
 	for name in $(LATE); do $(BIN)/tightrope bench $$name $(THREE) --rates 60%,70%,80% --seeds 100-104 || exit 1; done
 	for name in $(CLUSTERS); do $(BIN)/tightrope bench $$name --rates 90% --out $(SIM)/field/$$name || exit 1; done
 	$(BIN)/tightrope bench ablation --seeds 100-101
-	$(BIN)/tightrope bench limit --rates 90% --seeds 100-101 --steps 40 --out $(SIM)/limit
+	$(BIN)/tightrope bench limit --rates 90% --seeds 100-101 --steps 30 --out $(SIM)/limit
 	$(BIN)/tightrope bench paper
 	for name in $(CLUSTERS) $(WRONG) $(LATE) $(CLUSTERS:%=field/%) ablation/mixed ablation/uniform limit; do \
 	mkdir -p $(KEPT)/$$name && cp $(SIM)/$$name/report.* $(KEPT)/$$name/ || exit 1; \
