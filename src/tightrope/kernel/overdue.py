@@ -1,19 +1,19 @@
-"""Prompts that should be done: the line is looked at then, whether or not the first token has been heard of.
+"""First tokens that are heard of late: the line goes on as if the prompt were done when it should long be.
 
-Owns the wake-up for it. A late-binding router gives an engine its next call when a prompt is done there; where the word
-of it is slow to arrive, or nothing else happens just then, the engine would idle meanwhile.
+Owns the wake-up for it. A late-binding router gives an engine its next call when there is room; where the word of it is
+slow to arrive, or lost, the engine would idle meanwhile.
 """
 
 from __future__ import annotations
 
-from tightrope.kernel.state import Pool, State
+from tightrope.kernel.state import CallPhase, Pool, State
 from tightrope.model.ids import CallId
 from tightrope.model.messages import Command, Wake, WakeAt, WakeKind
 from tightrope.policy.load import next_first_token
 
 MOST_REPLICAS = 64
 """In a larger pool there is always another event soon, and nobody looks at all replicas for each."""
-SLACK_S, SLACK = 0.02, 0.1
+SLACK_S, SLACK = 0.05, 0.5
 """A first token is overdue so long after it was expected, and so much of the time until then: estimates are not
 better than that."""
 
@@ -38,8 +38,8 @@ def await_first_token(state: State, pool: Pool, now_s: float) -> list[Command]:
 
 
 def first_token_is_overdue(state: State, call_id: CallId) -> None:
-    """Its replica may have room for who waits."""
+    """If it has not come, its replica may have room for who waits."""
     call = state.calls.get(call_id)
-    if call is None or call.model is None or call.replica is None:
+    if call is None or call.phase is not CallPhase.DISPATCHED or call.model is None or call.replica is None:
         return
     state.touched.setdefault(call.model, {})[call.replica] = None
