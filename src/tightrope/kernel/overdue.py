@@ -12,7 +12,7 @@ from tightrope.model.messages import Command, Wake, WakeAt, WakeKind
 from tightrope.policy.load import next_first_token
 
 MOST_REPLICAS = 64
-"""In a larger pool there is always another event soon, and nobody looks at all replicas for each."""
+"""In a larger pool, as in one with a long line, there is always another event soon."""
 SLACK_S, SLACK = 0.05, 0.5
 """A first token is overdue so long after it was expected, and so much of the time until then: estimates are not
 better than that."""
@@ -20,7 +20,9 @@ better than that."""
 
 def await_first_token(state: State, pool: Pool, now_s: float) -> list[Command]:
     """Ask to be woken when the next first token of the pool is overdue, while calls wait for room."""
-    if not pool.line or not state.router.is_late_binding or len(pool.roster) > MOST_REPLICAS:
+    if not pool.line or not state.router.is_late_binding:
+        return []
+    if pool.is_long or len(pool.roster) > MOST_REPLICAS:
         return []
     found = [
         moment
