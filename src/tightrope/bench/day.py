@@ -22,7 +22,7 @@ from tightrope.model.errors import InvalidInput
 from tightrope.model.fleet import ReplicaSpec
 from tightrope.model.ids import AcceleratorName, ModelName, ReplicaId
 from tightrope.model.messages import NoteScaling
-from tightrope.model.provision import Bounds, Floor, Provisioning, ScaleAction
+from tightrope.model.provision import Bounds, Provisioning, ScaleAction
 from tightrope.sim.driver import simulate
 from tightrope.sim.workload import RunScript
 from tightrope.sim.world import Outage, Rented, RunRecord, Slowness, World
@@ -50,14 +50,6 @@ class Ask:
     late_start: float = 1.0
     outages: tuple[Outage, ...] = ()
     slownesses: tuple[Slowness, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """The fleet from `at_s` on: replicas that are paid, by model and card."""
-
-    at_s: float
-    counts: Counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +120,6 @@ def bounds(scenario: Scenario) -> tuple[Bounds, ...]:
     return tuple(
         Bounds(one.model, one.accelerator, 0, one.count, load_s=start_s[one.accelerator])
         for one in scenario.fleet
-    )
-
-
-def floors(scenario: Scenario, runs_per_s: float) -> tuple[Floor, ...]:
-    """The same floor for every tenant."""
-    return tuple(
-        Floor(tenant, runs_per_s) for tenant in dict.fromkeys(one.tenant for one in scenario.streams)
     )
 
 

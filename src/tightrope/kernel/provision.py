@@ -125,8 +125,7 @@ def _demanded(
     pool = state.pool(model)
     demand = pool.demand
     ongoing = sum(len(replica.held) for replica in pool.replicas.values())
-    waiting = [state.calls[call] for _, call in pool.line]
-    if ongoing or waiting:
+    if ongoing or pool.line:
         demand.busy_s = now_s
     is_blind = ongoing > 0 and now_s - demand.heard_s > BLIND_AFTER_S
     groups = tuple(_group(state, known, pool, one) for one in bounds)
@@ -142,8 +141,7 @@ def _demanded(
         past=tuple(demand.past),
         calls_per_run=sum(demand.calls_by_tenant.values()) / max(1.0, sum(known.runs_by_tenant.values())),
         ongoing=ongoing,
-        waiting=len(waiting) + is_awaited,
-        oldest_s=max((now_s - call.ready_s for call in waiting), default=0.0),
+        waiting=len(pool.line) + is_awaited,
         risk=demand.late.value(now_s),
         over=demand.over.value(now_s),
         floor_per_s=_floor_per_s(known, pool),

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import permutations
+from itertools import permutations, product
 
 from tightrope.model.ids import AcceleratorName, ModelName
 from tightrope.policy.bearing import Kind, at_most_per_s, bearable_per_s
@@ -52,6 +52,11 @@ class Need:
             each = [group.usd_per_h / one for group, one in zip(self.groups, row, strict=True) if one > 0]
             found += self.per_s * share * min(each, default=0.0)
         return found
+
+    def mean_s(self, at: int) -> float:
+        """Seconds of one replica of this group for a mean call; infinite if some kind has no place there."""
+        pairs = zip(self.shares, self.bears, strict=True)
+        return sum(share / row[at] if row[at] else math.inf for share, row in pairs)
 
     def borne_per_s(self, counts: Sequence[int]) -> float:
         """Calls per second that so many replicas of each group bear together."""
@@ -208,7 +213,7 @@ def _enough(one: Need, per_s: float) -> Iterator[tuple[int, ...]]:
         yield from dict.fromkeys(_grown(one, per_s, ranges))
         return
     smallest: dict[tuple[int, ...], int] = {}
-    for some in _products(ranges[:-1]):
+    for some in product(*ranges[:-1]):
         with_fewer = [smallest[fewer] for fewer in _one_fewer(some) if fewer in smallest]
         low, high = ranges[-1][0], min(with_fewer, default=ranges[-1][-1])
         if not with_fewer and not _bears(one, (*some, high), per_s):
@@ -232,9 +237,7 @@ def _one_fewer(counts: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
 def _useful(one: Need, at: int, per_s: float) -> int:
     """More replicas than this of a group are never needed: so many bear the need alone, if the group can at all."""
     least, most = one.groups[at].bounds.least, max(one.groups[at].most, one.groups[at].bounds.least)
-    each_s = sum(
-        share / row[at] if row[at] else math.inf for share, row in zip(one.shares, one.bears, strict=True)
-    )
+    each_s = one.mean_s(at)
     return max(least, min(most, math.ceil(per_s * each_s))) if each_s < math.inf else most
 
 
@@ -258,15 +261,6 @@ def _grown(one: Need, per_s: float, ranges: Sequence[range]) -> Iterator[tuple[i
         yield tuple(counts)
 
 
-def _products(ranges: Sequence[range]) -> Iterator[tuple[int, ...]]:
-    if not ranges:
-        yield ()
-        return
-    for head in ranges[0]:
-        for tail in _products(ranges[1:]):
-            yield (head, *tail)
-
-
 def _bears(one: Need, counts: tuple[int, ...], per_s: float) -> bool:
     if per_s <= 0:
         return True
@@ -275,41 +269,17 @@ def _bears(one: Need, counts: tuple[int, ...], per_s: float) -> bool:
             return False
     if (
         _mixed_per_s(one, counts) >= per_s
-    ):  # every card taking its part of every kind: not the best, but enough
+    ):  # every card takes its part of every kind: not the best, but enough
         return True
     return one.borne_per_s(counts) >= per_s - 1e-9
-
-
-def _surely_less_than(one: Need, counts: tuple[int, ...], per_s: float) -> bool:
-    """By weak duality: with any weights of the kinds that add up to 1, the cards bear no more than what each of them
-    does of the kind that it is best at."""
-    best = [max(row) for row in one.bears]
-    work = [share / most if most else 0.0 for share, most in zip(one.shares, best, strict=True)]
-    for weights in (one.shares, work):
-        whole = sum(weights)
-        if whole <= 0:
-            continue
-        most_per_s = 0.0
-        for at, count in enumerate(counts):
-            if count:
-                terms = zip(weights, one.shares, one.bears, strict=True)
-                most_per_s += count * max(
-                    (weight / whole * row[at] / share for weight, share, row in terms if share), default=0.0
-                )
-        if most_per_s < per_s - 1e-9:
-            return True
-    return False
 
 
 def _mixed_per_s(one: Need, counts: tuple[int, ...]) -> float:
     whole = 0.0
     for at, count in enumerate(counts):
         if count:
-            each = [
-                shared / row[at] if row[at] else math.inf
-                for shared, row in zip(one.shares, one.bears, strict=True)
-            ]
-            whole += count / sum(each) if sum(each) else math.inf
+            each_s = one.mean_s(at)
+            whole += count / each_s if each_s else math.inf
     return whole
 
 

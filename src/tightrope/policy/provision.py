@@ -103,8 +103,8 @@ class Group:
 class Demanded:
     """What is asked of one model, and who is there for it. `past` are its latest calls, in order.
 
-    `ongoing` calls were dispatched and have not ended, `waiting` wait, the first one since `oldest_s` seconds. `risk`
-    is the share of lately dispatched calls that were predicted late, `over` that of ended calls beyond their budget.
+    `ongoing` calls were dispatched and have not ended, `waiting` wait. `risk` is the share of lately dispatched
+    calls that were predicted late, `over` that of ended calls beyond their budget.
     `floor_per_s`: calls per second that tenants have a right to. `idle_s`: since the last call came or was there.
     `raised_s`, `lowered_s`: when its number of replicas was last changed. `is_blind`: nothing was heard of them.
     """
@@ -116,7 +116,6 @@ class Demanded:
     calls_per_run: float = 1.0
     ongoing: int = 0
     waiting: int = 0
-    oldest_s: float = 0.0
     risk: float = 0.0
     over: float = 0.0
     floor_per_s: float = 0.0

@@ -9,8 +9,6 @@ from tightrope.policy.least_cost import LEAST_COST
 from tightrope.policy.provision import Provisioner
 from tightrope.policy.scaling_rules import RULES
 
-DEFAULT_PROVISIONER = LEAST_COST.name
-
 PROVISIONERS: Mapping[str, Provisioner] = {found.name: found for found in (LEAST_COST, *RULES)}
 
 
