@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.app.folder import GREET, stand_in
 from tests.reports.journals import RUN, Journal, late_run
 from tightrope.adapters.store_sqlite import SqliteStore
 from tightrope.app.cli import main
@@ -44,25 +45,12 @@ models: {small: {engine: {kind: llamacpp}, place: {cpu: {min: 1}}}}
 tenants: {shop: {slo: {ttft: 900ms}, models: [small], workflows: [greet]}}
 workflows: {files: ["flows/*.yaml"]}
 """
-GREET = """\
-workflow: greet
-slo: {ttft: 500ms, attain: 95%}
-input: {name: {from: last_user_message}}
-nodes:
-  hello: {llm: small, prompt: "Say hello to {{ name }}.", inputs: {name: input.name}, max_tokens: 20, stream: true}
-output: hello
-"""
 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a configuration and a workflow; the process stands in it."""
-    for name in [name for name in os.environ if name.startswith("TIGHTROPE_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "tightrope.yaml").write_text(CONFIG)
-    (tmp_path / "flows").mkdir()
-    (tmp_path / "flows" / "greet.yaml").write_text(GREET)
+    stand_in(tmp_path, monkeypatch, CONFIG, "flows/greet.yaml")
     return tmp_path
 
 

@@ -176,10 +176,15 @@ MISTAKES = [
 def test_1_a_mistake_is_named_with_its_place_and_cure(
     right: str, wrong: str, code: str, at: str, cure: str
 ) -> None:
-    assert right in TEXT
-    text = TEXT.replace(right, wrong, 1)
+    start = TEXT.rfind("\n", 0, TEXT.index(right)) + 1 if wrong else 0
+    is_named(TEXT, right, wrong, code, at, cure, start)
+
+
+def is_named(base: str, right: str, wrong: str, code: str, at: str, cure: str, start: int) -> None:
+    """With `wrong` in place of `right` there is such a problem at the first `at` from `start` on, with this cure."""
+    assert right in base
+    text = base.replace(right, wrong, 1)
     problem = next(one for one in problems_of(text) if one.code == code)
-    start = text.rfind("\n", 0, text.index(wrong)) + 1 if wrong else 0
     assert (problem.line, problem.column) == place_of(text, at, start)
     assert problem.cure.startswith(cure)
 
@@ -204,13 +209,8 @@ ELASTIC_MISTAKES = [
 def test_1_a_mistake_about_the_provisioner_is_named_with_its_place_and_cure(
     right: str, wrong: str, code: str, at: str, cure: str
 ) -> None:
-    assert right in ELASTIC
-    text = ELASTIC.replace(right, wrong, 1)
-    problem = next(one for one in problems_of(text) if one.code == code)
     is_moved = code == "no_provisioner"  # what is wrong stands where the cure is to be
-    start = 0 if is_moved else text.index(wrong)
-    assert (problem.line, problem.column) == place_of(text, at, start)
-    assert problem.cure.startswith(cure)
+    is_named(ELASTIC, right, wrong, code, at, cure, 0 if is_moved else ELASTIC.index(right))
 
 
 def test_1_a_model_that_only_advice_would_start_is_refused() -> None:

@@ -10,13 +10,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.app.folder import GREET, stand_in
 from tests.bench.tiny import tiny
 from tightrope.adapters.store_sqlite import SqliteStore
 from tightrope.app.cli import main
@@ -44,24 +44,12 @@ models: {small: {engine: {kind: command, command: [vllm, "{port}"]}, place: {l40
 tenants: {shop: {models: [small], workflows: [greet]}}
 workflows: {files: ["*.flow.yaml"]}
 """
-GREET = """\
-workflow: greet
-slo: {ttft: 500ms, attain: 95%}
-input: {name: {from: last_user_message}}
-nodes:
-  hello: {llm: small, prompt: "Say hello to {{ name }}.", inputs: {name: input.name}, max_tokens: 20, stream: true}
-output: hello
-"""
 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a configuration and a workflow; the process stands in it."""
-    for name in [name for name in os.environ if name.startswith("TIGHTROPE_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "tightrope.yaml").write_text(CONFIG)
-    (tmp_path / "greet.flow.yaml").write_text(GREET)
+    stand_in(tmp_path, monkeypatch, CONFIG, "greet.flow.yaml")
     return tmp_path
 
 
