@@ -28,7 +28,7 @@ from tightrope.kernel.journal import Head
 from tightrope.kernel.kernel import Kernel
 from tightrope.kernel.state import KernelSettings
 from tightrope.model.errors import NotFound
-from tightrope.model.fleet import Accelerator, FleetPlan, ReplicaSpec
+from tightrope.model.fleet import Accelerator, FleetPlan, ReplicaSpec, numbered
 from tightrope.model.ids import AcceleratorName, ModelName, ReplicaId
 from tightrope.model.messages import (
     AcceleratorRegistered,
@@ -206,7 +206,7 @@ def _specs(config: Config, count: Callable[[Placed], int]) -> list[ReplicaSpec]:
     specs: list[ReplicaSpec] = []
     for model in config.models:
         for card, placed in model.place.items():
-            names = (ReplicaId(f"{model.name}-{card}-{number}") for number in range(1, count(placed) + 1))
+            names = (numbered(model.name, card, number) for number in range(1, count(placed) + 1))
             specs += [ReplicaSpec(name, model.name, card) for name in names]
         for number, endpoint in enumerate(model.replicas, start=1):
             card = AcceleratorName(endpoint.place)

@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from tightrope.app.cli.frame import Answer, Common, Refused
+from tightrope.app.cli.frame import Answer, Common
 from tightrope.app.progress import bar
-from tightrope.app.scenario_bench import RESULTS, Options, in_words, resumable
+from tightrope.app.scenario_bench import RESULTS, Options, in_words, resumable, writing_into
 from tightrope.bench.paper import FULL, QUICK, Paper, paper
 from tightrope.bench.paper_plots import paper_plots
 from tightrope.bench.paper_table import paper_table
@@ -42,11 +42,9 @@ def bench_paper(common: Common, options: Options) -> Answer:
 
 
 def _written(found: Paper, folder: Path) -> list[Path]:
-    try:
+    page, data = folder / "report.md", folder / "report.json"
+    with writing_into(folder):
         pictures = paper_plots(found, folder) if can_draw() else []
-        page, data = folder / "report.md", folder / "report.json"
         page.write_text(f"# The paper's experiments\n\n{paper_table(found)}\n", encoding="utf-8")
         data.write_text(json.dumps(encode(found), separators=(",", ":")) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise Refused(f"the report cannot be written into {folder}: {error.strerror}") from None
     return [page, data, *pictures]

@@ -5,21 +5,18 @@ Owns the course and the files. What is played and what it says is `bench/provisi
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import replace
-from pathlib import Path
 
-from tightrope.app.cli.frame import Answer, Common, Refused
+from tightrope.app.cli.frame import Answer, Common
 from tightrope.app.progress import bar
-from tightrope.app.scenario_bench import RESULTS, Options, in_words, resumable
+from tightrope.app.scenario_bench import RESULTS, Options, in_words, resumable, write_page
 from tightrope.bench.disturbed import shaken, shaken_json, shaken_markdown, shaken_table
 from tightrope.bench.library import load_scenario
 from tightrope.bench.provision import compare, comparison_json, comparison_markdown, comparison_table
 from tightrope.bench.scenario import Scenario
 from tightrope.bench.scenario_form import parse_rate, parse_seeds
 from tightrope.model.errors import InvalidInput
-from tightrope.model.json import Json
 
 SCENARIO = "day"
 DISTURBED_SEEDS = (100, 101, 102)
@@ -40,7 +37,7 @@ def bench_provision(common: Common, options: Options) -> Answer:
             options.workers or os.cpu_count() or 1,
             in_words(common, tell),
         )
-    files = _written(folder, comparison_markdown(found), comparison_json(found))
+    files = write_page(folder, comparison_markdown(found), comparison_json(found))
     return Answer(
         comparison_json(found), f"{comparison_table(found)}\n\nwritten: {', '.join(map(str, files))}"
     )
@@ -56,7 +53,7 @@ def bench_disturbed(common: Common, options: Options) -> Answer:
         found = shaken(
             scenario, seeds, folder, options.workers or os.cpu_count() or 1, in_words(common, tell)
         )
-    files = _written(folder, shaken_markdown(scenario.name, seeds, found), shaken_json(found))
+    files = write_page(folder, shaken_markdown(scenario.name, seeds, found), shaken_json(found))
     return Answer(shaken_json(found), f"{shaken_table(found)}\n\nwritten: {', '.join(map(str, files))}")
 
 
@@ -71,14 +68,3 @@ def _asked(options: Options) -> Scenario:
 
 def _seeds(options: Options) -> tuple[int, ...]:
     return parse_seeds(list(options.seeds.split(","))) if options.seeds else ()
-
-
-def _written(folder: Path, page: str, data: Json) -> list[Path]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        report, numbers = folder / "report.md", folder / "report.json"
-        report.write_text(page, encoding="utf-8")
-        numbers.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise Refused(f"the report cannot be written into {folder}: {error.strerror}") from None
-    return [report, numbers]

@@ -117,9 +117,7 @@ def bench_family(
         write_report(reports[scenario], root / name / scenario)
         common.say(f"{scenario}:\n{summary_text(reports[scenario])}\n")
     found = goals(reports)
-    page, data = root / name / "report.md", root / name / "report.json"
-    page.write_text(family_markdown(name, reports, found), encoding="utf-8")
-    data.write_text(json.dumps(goals_json(found), indent=1) + "\n", encoding="utf-8")
+    page, data = write_page(root / name, family_markdown(name, reports, found), goals_json(found))
     written = f"written: {page}, {data}, and a folder beside them for each scenario"
     return Answer(goals_json(found), f"{goals_table(found)}\n\n{written}")
 
@@ -138,9 +136,7 @@ def bench_limit(common: Common, options: Options) -> Answer:
     with bar(common, "limit", label="starting") as tell, resumable(common, "limit", options, folder):
         found = distances(plan, STARTS, options.steps, folder, in_words(common, tell))
     text = [distances_table(found)] if can_bound() else [distances_table(found), NO_BOUND]
-    page, data = folder / "report.md", folder / "report.json"
-    page.write_text(distances_markdown(found), encoding="utf-8")
-    data.write_text(json.dumps(distances_json(found), indent=1) + "\n", encoding="utf-8")
+    page, data = write_page(folder, distances_markdown(found), distances_json(found))
     return Answer(distances_json(found), "\n\n".join([*text, f"written: {page}, {data}"]))
 
 
@@ -160,16 +156,29 @@ def measured(common: Common, name: str, options: Options, folder: Path, resume: 
 
 def write_report(found: Report, folder: Path) -> list[Path]:
     """`report.md`, `report.json` and, with matplotlib, the pictures."""
+    with writing_into(folder):
+        pictures = draw(found, folder) if can_draw() else []
+    shown = [file.name for file in pictures if file.suffix == ".svg"]
+    return [*write_page(folder, markdown(found, shown), as_json(found)), *pictures]
+
+
+def write_page(folder: Path, page: str, data: Json) -> tuple[Path, Path]:
+    """`report.md` and `report.json`."""
+    report, numbers = folder / "report.md", folder / "report.json"
+    with writing_into(folder):
+        report.write_text(page, encoding="utf-8")
+        numbers.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    return report, numbers
+
+
+@contextmanager
+def writing_into(folder: Path) -> Iterator[None]:
+    """The folder is made where it is missing. What goes wrong with files is said, not raised as it is."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        pictures = draw(found, folder) if can_draw() else []
-        page, data = folder / "report.md", folder / "report.json"
-        shown = [file.name for file in pictures if file.suffix == ".svg"]
-        page.write_text(markdown(found, shown), encoding="utf-8")
-        data.write_text(json.dumps(as_json(found), indent=1) + "\n", encoding="utf-8")
+        yield
     except OSError as error:
         raise Refused(f"the report cannot be written into {folder}: {error.strerror}") from None
-    return [page, data, *pictures]
 
 
 def summary_text(found: Report) -> str:
