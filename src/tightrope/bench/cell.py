@@ -163,7 +163,7 @@ def _process(arrivals: Arrivals, rate_per_s: float) -> processes.Arrivals:
 
 def limit_per_s(scenario: Scenario) -> float:
     """The stability limit of the fleet under the mean demand of the scenario, in runs per second."""
-    return _limit_per_s(replace(scenario, name="", about="", policies=(), rates=(), seeds=()))
+    return _limit_per_s(scenario.unnamed)
 
 
 @cache

@@ -19,8 +19,8 @@ from tightrope.bench.scenario import Elastic, Scenario
 from tightrope.kernel.journal import Entry, read
 from tightrope.kernel.kernel import Kernel
 from tightrope.model.errors import InvalidInput
-from tightrope.model.fleet import ReplicaSpec
-from tightrope.model.ids import AcceleratorName, ModelName, ReplicaId
+from tightrope.model.fleet import ReplicaSpec, numbered
+from tightrope.model.ids import AcceleratorName, ModelName
 from tightrope.model.messages import NoteScaling
 from tightrope.model.provision import Bounds, Provisioning, ScaleAction
 from tightrope.sim.driver import simulate
@@ -132,7 +132,7 @@ def _elastic(scenario: Scenario) -> Elastic:
 def _specs(counts: Counts) -> Iterable[ReplicaSpec]:
     for model, card, count in counts:
         for number in range(1, count + 1):
-            yield ReplicaSpec(ReplicaId(f"{model}-{card}-{number}"), model, card)
+            yield ReplicaSpec(numbered(model, card, number), model, card)
 
 
 def _scalings(lines: Iterable[str]) -> list[tuple[float, NoteScaling]]:

@@ -6,8 +6,6 @@ each; a day without any is `provision.py`.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +18,7 @@ from tightrope.bench.intervals import mean
 from tightrope.bench.report_text import table
 from tightrope.bench.run import Job, Tell, run_jobs
 from tightrope.bench.scenario import Arrivals, Poisson, Scenario, Surge
-from tightrope.bench.store import Store, code_digest
+from tightrope.bench.store import Store, digest_of
 from tightrope.model.codec import encode
 from tightrope.model.ids import AcceleratorName
 from tightrope.model.json import Json
@@ -120,8 +118,7 @@ def shaken(scenario: Scenario, seeds: Sequence[int], folder: Path, workers: int,
 
 
 def _digest(ask: Ask) -> str:
-    whole = (encode(ask), code_digest(SOURCES))
-    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
+    return digest_of(replace(ask, scenario=ask.scenario.unnamed), sources=SOURCES)
 
 
 def _shaken(name: str, ask: Ask, disturbance: str) -> Shaken:

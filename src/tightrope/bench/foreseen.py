@@ -10,8 +10,9 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from tightrope.bench.demand import steps_taken
 from tightrope.model.ids import ModelName
-from tightrope.model.workflow import ModelCall
+from tightrope.model.workflow import ModelCall, Node
 from tightrope.policy.forecast import Arrivals, Forecast
 from tightrope.policy.least_cost import decide
 from tightrope.policy.provision import Proposal, Provisioner, Situation
@@ -63,12 +64,8 @@ def foreseen(runs: Sequence[RunScript]) -> Mapping[ModelName, Foreseen]:
     """When each model will be asked: as if all calls of a run came with it."""
     moments: dict[ModelName, list[float]] = {}
     for run in runs:
-        for node in run.workflow.nodes:
-            if isinstance(node.work, ModelCall) and _runs(run, node.case):
-                moments.setdefault(node.work.model, []).extend([run.at_s] * len(run.calls[node.id]))
+        for step in steps_taken(run):
+            node = run.workflow.step_by_id[step]
+            if isinstance(node, Node) and isinstance(node.work, ModelCall):
+                moments.setdefault(node.work.model, []).extend([run.at_s] * len(run.calls[step]))
     return {model: Foreseen(known_s=sorted(found)) for model, found in moments.items()}
-
-
-def _runs(run: RunScript, case: object) -> bool:
-    switch, name = getattr(case, "switch", None), getattr(case, "case", None)
-    return switch is None or run.cases.get(switch) == name

@@ -6,8 +6,6 @@ that keeps its promises there, and judged on others. The simulation of a day is 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +23,7 @@ from tightrope.bench.intervals import Interval, bootstrap, draws, mean
 from tightrope.bench.report_text import table
 from tightrope.bench.run import Job, Tell, run_jobs
 from tightrope.bench.scenario import Scenario
-from tightrope.bench.store import Store, code_digest
+from tightrope.bench.store import Store, digest_of
 from tightrope.model.codec import encode
 from tightrope.model.errors import InvalidInput
 from tightrope.model.json import Json
@@ -214,9 +212,7 @@ def _result(name: str, ask: Ask) -> DayResult:
 
 
 def _digest(ask: Ask) -> str:
-    scenario = replace(ask.scenario, name="", about="", policies=(), rates=(), seeds=())
-    whole = (encode(replace(ask, scenario=scenario)), code_digest(SOURCES))
-    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
+    return digest_of(replace(ask, scenario=ask.scenario.unnamed), sources=SOURCES)
 
 
 def _best(name: str, settings: Sequence[Setting], tuned: Mapping[_Key, DayFigures], attain: float) -> Setting:

@@ -7,7 +7,7 @@ follow from them are `cell.py`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tightrope.model.ids import AcceleratorName, ModelName, TenantId
@@ -191,6 +191,11 @@ class Scenario:
     telemetry_delay_s: float = 0.0
     mishaps: tuple[Mishap, ...] = ()
     elastic: Elastic | None = None
+
+    @property
+    def unnamed(self) -> Scenario:
+        """The same world and load without what is only said of them or asked of them: equal ones give equal results."""
+        return replace(self, name="", about="", policies=(), rates=(), seeds=())
 
     @property
     def models(self) -> tuple[ModelName, ...]:

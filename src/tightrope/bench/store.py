@@ -96,8 +96,12 @@ def digest(cell: Cell, *more: str | float, sources: tuple[str, ...] = ()) -> str
 
     `sources` are further files of the package on which the result depends.
     """
-    scenario = replace(cell.scenario, name="", about="", policies=(), rates=(), seeds=())
-    whole = (encode(replace(cell, scenario=scenario)), code_digest(sources), *more)
+    return digest_of(replace(cell, scenario=cell.scenario.unnamed), *more, sources=sources)
+
+
+def digest_of(asked: object, *more: str | float, sources: tuple[str, ...] = ()) -> str:
+    """The same of anything that `codec` can encode."""
+    whole = (encode(asked), code_digest(sources), *more)
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -25,9 +25,7 @@ def await_first_token(state: State, pool: Pool, now_s: float) -> list[Command]:
     if pool.is_long or len(pool.roster) > MOST_REPLICAS:
         return []
     found = [
-        moment
-        for view in pool.roster
-        if view.held and (moment := next_first_token(view.plain or view, now_s)) is not None
+        moment for view in pool.roster if (moment := next_first_token(view.plain or view, now_s)) is not None
     ]
     if not found:
         return []

@@ -12,7 +12,7 @@ from statistics import median
 from tightrope.kernel import fleet
 from tightrope.kernel.demand import Provisioned
 from tightrope.kernel.state import Pool, Replica, State
-from tightrope.model.fleet import ReplicaSpec, ReplicaState
+from tightrope.model.fleet import ReplicaSpec, ReplicaState, numbered
 from tightrope.model.ids import AcceleratorName, ModelName, ReplicaId
 from tightrope.model.messages import Command, NoteScaling, Wake, WakeAt, WakeKind
 from tightrope.model.profile import Profile
@@ -83,7 +83,7 @@ def look(state: State, now_s: float) -> list[Command]:
 
 def _is_stranded(state: State, model: ModelName) -> bool:
     pool = state.pool(model)
-    return bool(pool.line) and not any(replica.is_planned for replica in pool.replicas.values())
+    return bool(pool.line) and not pool.is_planned
 
 
 def _next(state: State, now_s: float) -> WakeAt:
@@ -153,11 +153,7 @@ def _demanded(
 
 
 def _group(state: State, known: Provisioned, pool: Pool, bounds: Bounds) -> Group:
-    mine = [
-        replica
-        for replica in pool.replicas.values()
-        if replica.spec.accelerator == bounds.accelerator and replica.spec.url is None
-    ]
+    mine = pool.on(bounds.accelerator)
     planned = [replica for replica in mine if replica.is_planned]
     failing = [replica for replica in planned if _is_failing(replica)]
     ready = [replica for replica in planned if replica.state in (ReplicaState.READY, ReplicaState.EJECTED)]
@@ -230,13 +226,7 @@ def _carry_out(state: State, known: Provisioned, scaling: Scaling, now_s: float)
 def _raise(state: State, pool: Pool, scaling: Scaling, now_s: float) -> list[Command]:
     """Keep what drains, and start the rest."""
     missing = scaling.wants - scaling.had
-    draining = [
-        replica.spec
-        for replica in pool.replicas.values()
-        if not replica.is_planned
-        and replica.spec.accelerator == scaling.accelerator
-        and replica.spec.url is None
-    ]
+    draining = [replica.spec for replica in pool.on(scaling.accelerator) if not replica.is_planned]
     specs = draining[:missing]
     specs += [
         ReplicaSpec(name, scaling.model, scaling.accelerator)
@@ -250,7 +240,7 @@ def _free_names(state: State, model: ModelName, card: AcceleratorName, count: in
     found: list[ReplicaId] = []
     number = 1
     while len(found) < count:
-        name = ReplicaId(f"{model}-{card}-{number}")
+        name = numbered(model, card, number)
         if name not in state.replicas and name not in state.stopping:
             found.append(name)
         number += 1
@@ -260,11 +250,7 @@ def _free_names(state: State, model: ModelName, card: AcceleratorName, count: in
 def _lower(state: State, pool: Pool, scaling: Scaling) -> list[Command]:
     """Let go of those that fail, then of those that are away, then of those not up yet, then of those with the fewest
     calls. None is aborted."""
-    planned = [
-        replica
-        for replica in pool.replicas.values()
-        if replica.is_planned and replica.spec.accelerator == scaling.accelerator and replica.spec.url is None
-    ]
+    planned = [replica for replica in pool.on(scaling.accelerator) if replica.is_planned]
     order = {ReplicaState.LOST: 0, ReplicaState.STARTING: 1, ReplicaState.EJECTED: 2}
     planned.sort(key=lambda one: one.spec.id, reverse=True)
     planned.sort(key=lambda one: (not _is_failing(one), order.get(one.state, 3), len(one.held)))

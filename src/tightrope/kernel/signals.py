@@ -61,7 +61,7 @@ def note_demanded(state: State, run: Run, call: Call, now_s: float) -> None:
 
 def _call_for(known: Provisioned, pool: Pool) -> None:
     """Somebody comes to a model without a replica: the next round is too late, but once in between is enough."""
-    if not pool.demand.has_called and not any(replica.is_planned for replica in pool.replicas.values()):
+    if not pool.demand.has_called and not pool.is_planned:
         known.is_called_for = pool.demand.has_called = True
 
 

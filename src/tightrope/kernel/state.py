@@ -264,6 +264,19 @@ class Pool:
     demand: Demand = field(default_factory=Demand)
     awaited: CallId | None = None
 
+    @property
+    def is_planned(self) -> bool:
+        """Whether some replica is there to stay, or on order."""
+        return any(replica.is_planned for replica in self.replicas.values())
+
+    def on(self, card: AcceleratorName) -> list[Replica]:
+        """Replicas of our own on one kind of card, whatever they do."""
+        return [
+            replica
+            for replica in self.replicas.values()
+            if replica.spec.accelerator == card and replica.spec.url is None
+        ]
+
     def ready(self) -> list[Replica]:
         """Replicas that may be given calls, in id order."""
         return [self.replicas[view.id] for view in self.roster]
@@ -309,7 +322,7 @@ class State:
         if self.provisioned is not None and self.provisioned.may_order(model):
             return True
         pool = self.pools.get(model)
-        return pool is not None and any(replica.is_planned for replica in pool.replicas.values())
+        return pool is not None and pool.is_planned
 
     def profile(self, model: ModelName, accelerator: AcceleratorName) -> Profile:
         """What is believed about the pair; a cautious guess while nothing was measured."""

@@ -38,6 +38,11 @@ class ReplicaSpec:
     serves: str | None = None
 
 
+def numbered(model: ModelName, card: AcceleratorName, number: int) -> ReplicaId:
+    """The name of a replica of our own, counted from 1 within its model and kind of card."""
+    return ReplicaId(f"{model}-{card}-{number}")
+
+
 @dataclass(frozen=True, slots=True)
 class FleetPlan:
     """Which replicas shall exist. What is missing is started, what is not listed is drained and stopped."""

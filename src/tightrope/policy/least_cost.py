@@ -8,11 +8,11 @@ Owns when a plan is followed: at once upward, after a while and a replay downwar
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
 
-from tightrope.model.ids import AcceleratorName, ModelName
+from tightrope.model.ids import ModelName
 from tightrope.policy.fleet_plan import FleetPlanned, Need, cheapest, need
 from tightrope.policy.forecast import surprise_per_s
 from tightrope.policy.kinds import kinds_of
@@ -25,6 +25,8 @@ from tightrope.policy.provision import (
     ScaleReason,
     Situation,
     Wanted,
+    taken,
+    without,
 )
 from tightrope.policy.replay import late_share, machines_of
 from tightrope.policy.spare_time import Claim, bettered, part_of_call, parts_of
@@ -61,7 +63,8 @@ def decide(situation: Situation) -> Proposal:
     memory = dict(situation.memory)
     seeing = [one for one in situation.models if not one.is_blind]
     blind = [one for one in situation.models if one.is_blind]
-    cards, usd = _for_others(situation, blind)
+    held, held_usd = taken(blind)  # those that nobody hears of keep what they have
+    cards, usd = without(situation.cards, held), situation.settings.max_usd_per_h - held_usd
     now: list[Need] = []
     lately: list[Need] = []
     why: dict[ModelName, ScaleReason] = {}
@@ -160,19 +163,6 @@ def _parts(
     memory.update({f"{model}/part": part for model, part in parts.items()})
     of_call = {claim.model: part_of_call(claim, parts) for claim in claims}
     return {one.model: of_call.get(one.model, 1.0) for one in models}
-
-
-def _for_others(situation: Situation, blind: list[Demanded]) -> tuple[Mapping[AcceleratorName, int], float]:
-    """Cards and money that are left when those that nobody hears of keep what they have."""
-    cards, usd = dict(situation.cards), situation.settings.max_usd_per_h
-    for one in blind:
-        for group in one.groups:
-            count = group.have + group.draining
-            cards[group.bounds.accelerator] = (
-                cards.get(group.bounds.accelerator, 0) - count * group.bounds.cards
-            )
-            usd -= count * group.usd_per_h
-    return cards, usd
 
 
 # --- more ------------------------------------------------------------------------------------------------

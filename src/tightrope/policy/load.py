@@ -115,6 +115,8 @@ def _standing(view: ReplicaView, now_s: float) -> Standing:
 
 def next_first_token(view: ReplicaView, now_s: float) -> tuple[float, CallId] | None:
     """When the next prompt there is expected to have been computed, and whose it is; None if none is being computed."""
+    if not gauge(view).prefilling:
+        return None
     now = standing(view, now_s)
     spans = zip(now.gauge.prefilling, _spans_s(now.gauge, now.step_ms), strict=True)
     return next(((free_s, call.call) for call, (_, free_s) in spans if free_s > now_s), None)

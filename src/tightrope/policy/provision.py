@@ -7,7 +7,8 @@ them: nothing beyond a bound, the cards there are, or the budget. The rules them
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -197,7 +198,8 @@ def granted(situation: Situation, proposal: Proposal) -> list[Scaling]:
     groups = {
         (one.model, group.bounds.accelerator): group for one in situation.models for group in one.groups
     }
-    free, usd = _left(situation)
+    cards, usd = taken(situation.models)
+    free = without(situation.cards, cards)
     scalings: list[Scaling] = []
     for wanted in (*_below_least(situation), *proposal.wanted):
         group = groups.get((wanted.model, wanted.accelerator))
@@ -252,14 +254,20 @@ def _below_least(situation: Situation) -> list[Wanted]:
     ]
 
 
-def _left(situation: Situation) -> tuple[dict[AcceleratorName, int], float]:
-    """Cards that nobody has, and what all replicas cost now."""
-    free, usd = dict(situation.cards), 0.0
-    for one in situation.models:
+def taken(models: Iterable[Demanded]) -> tuple[Mapping[AcceleratorName, int], float]:
+    """Cards of each kind that the replicas of these models have, and their price (USD/h), those that drain included."""
+    cards: Counter[AcceleratorName] = Counter()
+    usd = 0.0
+    for one in models:
         for group in one.groups:
             count = group.have + group.draining
-            free[group.bounds.accelerator] = (
-                free.get(group.bounds.accelerator, 0) - count * group.bounds.cards
-            )
+            cards[group.bounds.accelerator] += count * group.bounds.cards
             usd += count * group.usd_per_h
-    return free, usd
+    return cards, usd
+
+
+def without(
+    cards: Mapping[AcceleratorName, int], gone: Mapping[AcceleratorName, int]
+) -> dict[AcceleratorName, int]:
+    """What is left of the cards; below zero where more are gone than there are."""
+    return {name: cards.get(name, 0) - gone.get(name, 0) for name in {**cards, **gone}}
