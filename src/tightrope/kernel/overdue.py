@@ -9,13 +9,10 @@ from __future__ import annotations
 from tightrope.kernel.state import CallPhase, Pool, State
 from tightrope.model.ids import CallId
 from tightrope.model.messages import Command, Wake, WakeAt, WakeKind
-from tightrope.policy.load import next_first_token
+from tightrope.policy.load import next_overdue
 
 MOST_REPLICAS = 64
 """In a larger pool, as in one with a long line, there is always another event soon."""
-SLACK_S, SLACK = 0.05, 0.5
-"""A first token is overdue so long after it was expected, and so much of the time until then: estimates are not
-better than that."""
 
 
 def await_first_token(state: State, pool: Pool, now_s: float) -> list[Command]:
@@ -25,7 +22,7 @@ def await_first_token(state: State, pool: Pool, now_s: float) -> list[Command]:
     if pool.is_long or len(pool.roster) > MOST_REPLICAS:
         return []
     found = [
-        moment for view in pool.roster if (moment := next_first_token(view.plain or view, now_s)) is not None
+        moment for view in pool.roster if (moment := next_overdue(view.plain or view, now_s)) is not None
     ]
     if not found:
         return []
@@ -33,8 +30,7 @@ def await_first_token(state: State, pool: Pool, now_s: float) -> list[Command]:
     if call == pool.awaited:
         return []
     pool.awaited = call
-    overdue_s = at_s + SLACK_S + SLACK * (at_s - now_s)
-    return [WakeAt(overdue_s, Wake(WakeKind.CALL_OVERDUE, call))]
+    return [WakeAt(at_s, Wake(WakeKind.CALL_OVERDUE, call))]
 
 
 def first_token_is_overdue(state: State, call_id: CallId) -> None:
@@ -42,4 +38,5 @@ def first_token_is_overdue(state: State, call_id: CallId) -> None:
     call = state.calls.get(call_id)
     if call is None or call.phase is not CallPhase.DISPATCHED or call.model is None or call.replica is None:
         return
-    state.touched.setdefault(call.model, {})[call.replica] = None
+    if not state.pool(call.model).is_long:  # it may have become so meanwhile
+        state.touched.setdefault(call.model, {})[call.replica] = None

@@ -144,8 +144,7 @@ def has_room_at(job: Job, now: Standing) -> bool:
     ahead = waiting_ahead(job, sums)
     if sums.running + len(ahead) >= sums.profile.max_sequences:
         return False
-    # A token of a prompt that should be done is no work: its first token is only late to be heard of.
-    in_front = sum(left for left in now.prompt_left if left > 1) + sum(call.prompt_tokens for call in ahead)
+    in_front = now.left.tokens - now.overdue + sum(call.prompt_tokens for call in ahead)
     if in_front > 0 and in_front + job.prompt_tokens > STEPS_AHEAD * sums.profile.step_tokens:
         return False
     return is_memory_enough(job, now, ahead)

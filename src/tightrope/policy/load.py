@@ -17,6 +17,9 @@ from tightrope.model.fleet import HeldCall, Job, ReplicaView
 from tightrope.model.ids import CallId
 from tightrope.policy.gauge import NOTHING, Gauge, Prompts, gauge, tokens_of
 
+OVERDUE_S, OVERDUE = 0.05, 0.5
+"""A first token is overdue so long after it was expected, and so much of the time from dispatch until then."""
+
 
 @dataclass(slots=True)
 class Standing:
@@ -24,7 +27,8 @@ class Standing:
 
     `context_tokens` is the KV that the decoding calls read, `step_ms` a step without prompts, `prompt_left`
     (tokens, parallel to the gauge's `prefilling`) what is still to be computed of each prompt, and `left` their
-    sum. All of them are expectations.
+    sum. `overdue` tokens of them are of prompts that must long be done, though nothing was heard. All of them are
+    expectations.
     """
 
     gauge: Gauge
@@ -33,6 +37,7 @@ class Standing:
     step_ms: float
     prompt_left: Sequence[float]
     left: Prompts
+    overdue: float = 0.0
 
     @property
     def output_left(self) -> list[float]:
@@ -102,24 +107,29 @@ def _standing(view: ReplicaView, now_s: float) -> Standing:
     sums = gauge(view)
     if view.plain is not None:
         now = standing(view.plain, now_s)
-        return Standing(sums, now_s, now.context_tokens, now.step_ms, now.prompt_left, now.left)
+        return Standing(sums, now_s, now.context_tokens, now.step_ms, now.prompt_left, now.left, now.overdue)
     context = sums.most_context
     if context:
         context -= sums.ends.left_s(now_s) / sums.step_s
     step_ms = sums.base_ms + sums.profile.coefficients.c * context
     if not sums.prefilling:
         return Standing(sums, now_s, context, step_ms, (), NOTHING)
-    prompt_left, left = _prefilled(sums, step_ms, now_s)
-    return Standing(sums, now_s, context, step_ms, prompt_left, left)
+    return Standing(sums, now_s, context, step_ms, *_prefilled(sums, step_ms, now_s))
 
 
-def next_first_token(view: ReplicaView, now_s: float) -> tuple[float, CallId] | None:
-    """When the next prompt there is expected to have been computed, and whose it is; None if none is being computed."""
+def next_overdue(view: ReplicaView, now_s: float) -> tuple[float, CallId] | None:
+    """When the next first token there is overdue, and of which call; None if none can become so."""
     if not gauge(view).prefilling:
         return None
     now = standing(view, now_s)
     spans = zip(now.gauge.prefilling, _spans_s(now.gauge, now.step_ms), strict=True)
-    return next(((free_s, call.call) for call, (_, free_s) in spans if free_s > now_s), None)
+    moments = ((_overdue_s(call, done_s), call.call) for call, (_, done_s) in spans)
+    return min((moment for moment in moments if moment[0] > now_s), default=None)
+
+
+def _overdue_s(call: HeldCall, done_s: float) -> float:
+    """When it can no longer be explained by the estimate that nothing is heard of a prompt that should be done."""
+    return done_s + OVERDUE_S + OVERDUE * (done_s - call.dispatched_s)
 
 
 def load_for(job: Job, now: Standing) -> Load:
@@ -199,10 +209,10 @@ def is_memory_enough(job: Job, now: Standing, ahead: Sequence[HeldCall]) -> bool
 # --- progress ------------------------------------------------------------------------------------------
 
 
-def _prefilled(sums: Gauge, step_ms: float, now_s: float) -> tuple[list[float], Prompts]:
-    """Prompt tokens left of each call in prefill: first dispatched, first computed. And their sum."""
+def _prefilled(sums: Gauge, step_ms: float, now_s: float) -> tuple[list[float], Prompts, float]:
+    """Prompt tokens left of each call in prefill: first dispatched, first computed. Their sum, and those overdue."""
     prompt_left: list[float] = []
-    tokens = pairs = 0.0
+    tokens = pairs = overdue = 0.0
     for call, (start_s, free_s) in zip(sums.prefilling, _spans_s(sums, step_ms), strict=True):
         prompt = call.prompt_tokens
         if now_s <= start_s:
@@ -211,10 +221,12 @@ def _prefilled(sums: Gauge, step_ms: float, now_s: float) -> tuple[list[float], 
             left = prompt * ((free_s - now_s) / (free_s - start_s)) if now_s < free_s else 0.0
             if left < 1:
                 left = min(1.0, prompt)
+                if now_s >= _overdue_s(call, free_s):
+                    overdue += left
         prompt_left.append(left)
         tokens += left
         pairs += left * (prompt - left / 2)  # left * (done + left / 2)
-    return prompt_left, Prompts(tokens, pairs)
+    return prompt_left, Prompts(tokens, pairs), overdue
 
 
 def _spans_s(sums: Gauge, step_ms: float) -> Iterator[tuple[float, float]]:
