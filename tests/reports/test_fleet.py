@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.reports.journals import Journal
 from tightrope.model.fleet import FleetPlan, ReplicaSpec
 from tightrope.model.ids import AcceleratorName, ModelName, ReplicaId
@@ -19,10 +17,9 @@ from tightrope.model.messages import (
 )
 from tightrope.model.outcome import Verdict
 from tightrope.model.provision import Bounds, Provisioning, ScaleAction
-from tightrope.policy.provision import ScaleReason
 from tightrope.reports.cause import cause
 from tightrope.reports.explain import explain
-from tightrope.reports.fleet import AGAINST, BECAUSE, fleet_lines, sentence
+from tightrope.reports.fleet import fleet_lines
 from tightrope.reports.render import render
 
 TINY, FAST = ModelName("tiny"), AcceleratorName("fast")
@@ -31,37 +28,6 @@ SPEC = ReplicaSpec(REPLICA, TINY, FAST)
 UP = NoteScaling(
     ScaleAction.UP, TINY, FAST, 0, 1, "from-zero", (("demand", 1.97), ("bears", 0.0), ("risk", 0.0), ("waiting", 2.0))
 )  # fmt: skip
-
-
-def test_every_reason_has_its_words() -> None:
-    assert {*BECAUSE, *AGAINST} == set(ScaleReason)
-
-
-@pytest.mark.parametrize(
-    ("note", "words"),
-    [
-        (
-            UP,
-            ("tiny on fast goes from 0 to 1 replica: calls wait and it has no replica (1.97 calls/s asked for, bears 0"
-             " calls/s, 2 waiting)"),
-        ),
-        (
-            NoteScaling(ScaleAction.HOLD, TINY, FAST, 2, 3, "no-card", (("share", 0.8), ("risk", 0.12))),
-            ("tiny on fast stays at 2, 3 wanted: there is no free card (80% of it can be borne at all,"
-             " 12% predicted late)"),
-        ),
-        (
-            NoteScaling(ScaleAction.DOWN, TINY, FAST, 3, 2, "cheaper", (("saves", 1.25),), is_advice=True),
-            "advice only: tiny on fast goes from 3 to 2 replicas: these cards do the same for less (saves 1.25 USD/h)",
-        ),
-        (
-            NoteScaling(ScaleAction.HOLD, TINY, FAST, 1, 1, "blind"),
-            "tiny on fast stays at 1: its replicas hold calls and say nothing",
-        ),
-    ],
-)  # fmt: skip
-def test_a_change_is_one_sentence_with_its_reason_and_its_numbers(note: NoteScaling, words: str) -> None:
-    assert sentence(note) == words
 
 
 def test_the_life_of_a_fleet_is_told_in_order() -> None:

@@ -29,11 +29,9 @@ from tightrope.kernel.journal import Entry, Head, Reader, read
 from tightrope.kernel.kernel import Kernel
 from tightrope.model.fleet import ReplicaState
 from tightrope.model.ids import AcceleratorName, ModelName
-from tightrope.model.messages import CallFailed, Event, FinishRun, NoteScaling, RunSubmitted
+from tightrope.model.messages import CallFailed, Event, FinishRun, RunSubmitted
 from tightrope.model.outcome import FailureKind, Outcome, Verdict
-from tightrope.model.provision import Provisioning, ScaleAction
-from tightrope.policy.provision import ScaleReason
-from tightrope.reports.scaling import WHY, sentence
+from tightrope.model.provision import Provisioning
 from tightrope.reports.top import KEPT_S, LATELY_S, Follower, Top, follow
 from tightrope.reports.top_text import render
 from tightrope.sim.driver import simulate
@@ -224,52 +222,6 @@ def test_4_without_a_session_there_is_no_view() -> None:
 
 
 # --- 5 ---------------------------------------------------------------------------------------------------
-
-
-def note(reason: str, action: ScaleAction = ScaleAction.UP, had: int = 1, wants: int = 2) -> NoteScaling:
-    evidence = {"demand": 3.2, "bears": 2.1, "peak": 4.0, "risk": 0.25, "waiting": 5.0, "saves": 0.5}
-    return NoteScaling(
-        action, ModelName("big"), AcceleratorName("fast"), had, wants, reason, tuple(evidence.items())
-    )
-
-
-def test_5_every_reason_has_its_words() -> None:
-    assert set(WHY) == {reason.value for reason in ScaleReason}
-    for reason in ScaleReason:
-        plain = replace(note(reason.value), evidence=())
-        for said in (sentence(note(reason.value)), sentence(plain)):
-            assert said.startswith("+1 big on fast: ")
-            assert "{" not in said
-            assert "()" not in said
-
-
-@pytest.mark.parametrize(
-    ("made", "said"),
-    [
-        (
-            note("forecast"),
-            "+1 big on fast: more calls are expected (3.2/s) than the replicas bear (2.1/s)",
-        ),
-        (
-            note("unneeded", ScaleAction.DOWN, 3, 1),
-            "-2 big on fast: the others bear what has come lately (4/s)",
-        ),
-        (
-            note("no-card", ScaleAction.HOLD, 2, 3),
-            "big on fast stays at 2, not 3: no card is left (3.2/s expected, 2.1/s borne)",
-        ),
-        (
-            replace(note("risk"), is_advice=True),
-            "advice only: +1 big on fast: too many calls were predicted late as they were dispatched (25%)",
-        ),
-        (
-            replace(note("my-own"), evidence=(("x", 1.5),)),
-            "+1 big on fast: my-own (x 1.5)",
-        ),
-    ],
-)
-def test_5_sentences(made: NoteScaling, said: str) -> None:
-    assert sentence(made) == said
 
 
 def test_5_the_text_holds_what_the_provisioner_said() -> None:

@@ -28,7 +28,7 @@ from tightrope.model.errors import EngineFailed
 from tightrope.model.json import Json
 from tightrope.model.messages import Command, Event, NoteScaling, ReplicaStopped
 from tightrope.model.outcome import FailureKind
-from tightrope.reports.fleet import sentence
+from tightrope.reports.scaling import sentence
 
 POLICY = "foresight"
 FOLDER = Path("bench-results") / "elastic"

@@ -36,7 +36,7 @@ from tightrope.model.ids import TenantId
 from tightrope.model.messages import Command, Event, NoteScaling
 from tightrope.model.provision import ProvisionMode
 from tightrope.model.workflow import Workflow
-from tightrope.reports.fleet import sentence
+from tightrope.reports.scaling import sentence
 from tightrope.runtime.driver import Observer
 
 log = logging.getLogger("tightrope")

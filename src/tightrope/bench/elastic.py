@@ -29,7 +29,7 @@ from tightrope.model.messages import (
     StopReplica,
 )
 from tightrope.model.outcome import FailureKind, Outcome, Verdict
-from tightrope.reports.fleet import sentence
+from tightrope.reports.scaling import sentence
 
 LOST = (Outcome.CANCELLED, Outcome.EXPIRED, Outcome.REJECTED)
 """Runs that end like this were let down by the fleet; a time limit of their own workflow is another matter."""
