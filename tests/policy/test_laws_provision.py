@@ -13,7 +13,8 @@ Laws of kinds and of the replay
 
 Laws of least-cost
 8. Under a constant demand it comes to a fleet within some rounds, however long starts take, and stays there; what it
-   has let go it does not order again.
+   has let go it does not order again. Where calls come by chance, at a constant rate, it changes its direction twice in
+   ten minutes at most, all but always.
 9. That fleet bears the demand, and more demand never costs less.
 10. Without demand for long there are the fewest replicas that are allowed, one after the other.
 11. What the floors of the tenants need is always there.
@@ -35,6 +36,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from random import Random
 from typing import Any
 
 import pytest
@@ -385,7 +387,8 @@ def test_7_a_machine_more_helps() -> None:
 
 @dataclass
 class Loop:
-    """A provisioner in a world without chance: calls come evenly, and replicas after `start_rounds` rounds."""
+    """A provisioner in a small world: calls come evenly, or by chance if there is an `rng`, and replicas after
+    `start_rounds` rounds."""
 
     per_s: float
     start_rounds: int = 0
@@ -394,6 +397,7 @@ class Loop:
     settings: Provisioning = field(default_factory=Provisioning)
     risk: float = 0.03
     """Tolerated, but too much to become bolder."""
+    rng: Random | None = None
     floor_per_s: float = 0.0
     arrivals: Arrivals = field(default_factory=Arrivals)
     past: list[PastCall] = field(default_factory=list)
@@ -402,6 +406,7 @@ class Loop:
     coming: list[tuple[int, int]] = field(default_factory=list)
     raised_s: float = -math.inf
     lowered_s: float = -math.inf
+    gap: float = 1.0
     rounds: int = 0
 
     def run(self, rounds: int) -> Loop:
@@ -448,9 +453,10 @@ class Loop:
     def _round(self) -> None:
         self.rounds += 1
         now_s = self.rounds * self.settings.every_s
-        while (at_s := (len(self.past) + 1) / self.per_s if self.per_s else math.inf) < now_s:
+        while self.per_s and (at_s := self._next_s()) < now_s:
             self.arrivals.note(at_s)
             self.past.append(a_call(at_s, is_long=len(self.past) % 4 == 0))
+            self.gap = self.rng.expovariate(1.0) if self.rng else 1.0
         for due, at in [one for one in self.coming if one[0] <= self.rounds]:
             self.coming.remove((due, at))
             self._change(at, starting=-1, ready=1)
@@ -461,6 +467,11 @@ class Loop:
             if one.action is not ScaleAction.HOLD:
                 self.moved.append((self.rounds, one))
                 self._carry_out(one, now_s)
+
+    def _next_s(self) -> float:
+        if self.rng is None:
+            return (len(self.past) + 1) / self.per_s
+        return (self.past[-1].at_s if self.past else 0.0) + self.gap / self.per_s
 
     def _carry_out(self, one: Scaling, now_s: float) -> None:
         (at,) = (at for at, group in enumerate(self.groups) if group.bounds.accelerator == one.accelerator)
@@ -500,6 +511,26 @@ def test_8_also_where_nothing_is_ever_late(per_s: float) -> None:
     directions = [one.action for _, one in loop.moved]
     assert (ScaleAction.DOWN, ScaleAction.UP) not in pairwise(directions)
     assert all(rounds <= 90 for rounds, _ in loop.moved)
+
+
+def most_turns(loop: Loop, within_s: float = 600.0) -> int:
+    """The most changes of direction within so many seconds; other cards in place of some are none."""
+    every_s = loop.settings.every_s
+    moved = [pair for pair in loop.moved if pair[1].reason is not ScaleReason.CHEAPER]
+    turned_s = [
+        rounds * every_s
+        for (_, before), (rounds, after) in pairwise(moved)
+        if before.action is not after.action
+    ]
+    return max((sum(start <= at_s < start + within_s for at_s in turned_s) for start in turned_s), default=0)
+
+
+@pytest.mark.parametrize("per_s", [0.4, 1.5, 2.3])
+def test_8_chance_alone_hardly_ever_turns_it_more_than_twice_in_ten_minutes(per_s: float) -> None:
+    loops = [Loop(per_s, start_rounds=seed % 4, rng=Random(seed)).run(160) for seed in range(5)]
+    turns = sorted(most_turns(loop) for loop in loops)
+    assert turns[-2] <= 2, turns
+    assert turns[-1] <= 4, turns
 
 
 def test_9_more_demand_never_costs_less() -> None:

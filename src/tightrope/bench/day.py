@@ -23,12 +23,15 @@ from tightrope.model.fleet import ReplicaSpec, numbered
 from tightrope.model.ids import AcceleratorName, ModelName
 from tightrope.model.messages import NoteScaling
 from tightrope.model.provision import Bounds, Provisioning, ScaleAction
+from tightrope.policy.provision import ScaleReason
 from tightrope.sim.driver import simulate
 from tightrope.sim.workload import RunScript
 from tightrope.sim.world import Outage, Rented, RunRecord, Slowness, World
 
 ROUTER = "foresight"
 """Who routes the calls, under every provisioner: what is compared is the fleet."""
+
+CHEAPER = ScaleReason.CHEAPER.value
 
 Counts = tuple[tuple[ModelName, AcceleratorName, int], ...]
 """So many replicas of each model on each kind of card."""
@@ -180,8 +183,9 @@ def day_figures(
 
 
 def turns(acted: Sequence[tuple[float, NoteScaling]], within_s: float = 600.0) -> int:
-    """The most changes of direction within so many seconds."""
-    changes = [at_s for (_, before), (at_s, after) in pairwise(acted) if before.action is not after.action]
+    """The most changes of direction within so many seconds; other cards in place of some are none."""
+    moves = [pair for pair in acted if pair[1].reason != CHEAPER]
+    changes = [at_s for (_, before), (at_s, after) in pairwise(moves) if before.action is not after.action]
     return max((sum(start <= at_s < start + within_s for at_s in changes) for start in changes), default=0)
 
 

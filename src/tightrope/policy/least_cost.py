@@ -11,10 +11,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
+from typing import NamedTuple
 
 from tightrope.model.ids import ModelName
 from tightrope.policy.fleet_plan import FleetPlanned, Need, cheapest, need
-from tightrope.policy.forecast import surprise_per_s
+from tightrope.policy.forecast import BIN_S, LEVEL_GAIN, surprise_per_s
 from tightrope.policy.kinds import kinds_of
 from tightrope.policy.provision import (
     Demanded,
@@ -53,7 +54,17 @@ CALM = 0.25
 """Part of the tolerated risk below which the pressure falls."""
 WORTH_IT = 0.15
 """Part of a model's price that other cards must save before they are started in place of those that are there."""
-REFUSALS = (ScaleReason.STARTING, ScaleReason.AT_MOST, ScaleReason.COOLDOWN, ScaleReason.REPLAY)
+REFUSALS = (
+    ScaleReason.STARTING,
+    ScaleReason.AT_MOST,
+    ScaleReason.COOLDOWN,
+    ScaleReason.NEEDED_AGAIN,
+    ScaleReason.REPLAY,
+)
+STEADY_S = 600.0
+"""For so long after more was started none goes where some had gone before, unless it was for another demand:"""
+OTHER, OTHER_BY = 1 / 3, 4.0
+"""one that had risen, or has fallen, by this part of the higher one, and by so many deviations of chance."""
 FADE = 0.9
 """What is left, a round later, of a demand that has not been seen for long enough."""
 
@@ -79,11 +90,12 @@ def decide(situation: Situation) -> Proposal:
     refused = [_hold(one, ScaleReason.BLIND, (("waiting", one.waiting),)) for one in blind]
     for one, own, peak in zip(seeing, now, lately, strict=True):
         evidence = _evidence(one, own, peak, planned)
+        rise = _rise(one, peak.per_s, situation, memory)
         change = (
             _more(one, own, planned.counts[one.model], why[one.model], evidence)
             or _at_risk(one, parts[one.model], situation, evidence)
-            or _other(one, kept.counts[one.model], situation, evidence)
-            or _fewer(one, parts[one.model], kept.counts[one.model], situation, evidence)
+            or _other(one, kept.counts[one.model], situation, memory, evidence)
+            or _fewer(one, parts[one.model], kept.counts[one.model], situation, evidence, rise)
         )
         for some in change:
             (refused if some.reason in REFUSALS else wanted).append(some)
@@ -216,7 +228,13 @@ def _replayed(one: Demanded, situation: Situation) -> tuple[PastCall, ...]:
 # --- other, and fewer ------------------------------------------------------------------------------------
 
 
-def _other(one: Demanded, kept: tuple[int, ...], situation: Situation, evidence: Evidence) -> list[Wanted]:
+def _other(
+    one: Demanded,
+    kept: tuple[int, ...],
+    situation: Situation,
+    memory: dict[str, float],
+    evidence: Evidence,
+) -> list[Wanted]:
     """Cheaper cards first; the dearer ones go once these are up."""
     surplus = [group.have > count for group, count in zip(one.groups, kept, strict=True)]
     missing = [(group, count) for group, count in zip(one.groups, kept, strict=True) if count > group.have]
@@ -226,8 +244,12 @@ def _other(one: Demanded, kept: tuple[int, ...], situation: Situation, evidence:
     then = sum(count * group.usd_per_h for group, count in zip(one.groups, kept, strict=True))
     if then > (1 - WORTH_IT) * usd:
         return []
+    key = f"{one.model}/exchanged_at"
+    if situation.now_s - memory.get(key, -math.inf) < situation.settings.idle_after_s:
+        return []
     if situation.now_s - max(one.raised_s, one.lowered_s) < situation.settings.cooldown_s:
         return []
+    memory[key] = situation.now_s
     evidence = (*evidence, ("saves", round(usd - then, 4)))
     return [
         Wanted(one.model, group.bounds.accelerator, count, ScaleReason.CHEAPER, evidence)
@@ -236,7 +258,12 @@ def _other(one: Demanded, kept: tuple[int, ...], situation: Situation, evidence:
 
 
 def _fewer(
-    one: Demanded, part: float, kept: tuple[int, ...], situation: Situation, evidence: Evidence
+    one: Demanded,
+    part: float,
+    kept: tuple[int, ...],
+    situation: Situation,
+    evidence: Evidence,
+    rise: _Rise,
 ) -> list[Wanted]:
     """One replica less, the dearest that the plan for all that was to be borne in the last while does without."""
     settings = situation.settings
@@ -258,11 +285,47 @@ def _fewer(
         return []
     if situation.now_s - max(one.raised_s, one.lowered_s) < settings.cooldown_s:
         return [Wanted(one.model, name, count, ScaleReason.COOLDOWN, evidence)]
+    if rise.is_again and not is_idle and not rise.was_exchange:
+        return [Wanted(one.model, name, count, ScaleReason.NEEDED_AGAIN, evidence)]
     past = _replayed(one, situation)
     late, then = (late_share(past, part, machines_of(one.groups, change)) for change in (None, (name, -1)))
     if not is_idle and then - late > settings.risk / 2:
         return [Wanted(one.model, name, count, ScaleReason.REPLAY, (*evidence, ("late", round(then, 4))))]
-    return [Wanted(one.model, name, count, ScaleReason.IDLE if is_idle else ScaleReason.UNNEEDED, evidence)]
+    reason = ScaleReason.CHEAPER if rise.was_exchange else ScaleReason.UNNEEDED
+    return [Wanted(one.model, name, count, ScaleReason.IDLE if is_idle else reason, evidence)]
+
+
+class _Rise(NamedTuple):
+    """What is remembered of the latest starts. `was_exchange`: the very last was for other cards. `is_again`: lately
+    more was started after some had gone, and the demand is that with which they went.
+    """
+
+    was_exchange: bool
+    is_again: bool
+
+
+def _rise(one: Demanded, peak_per_s: float, situation: Situation, memory: dict[str, float]) -> _Rise:
+    """Chance at the edge between two plans would have replicas come and go for ever."""
+    names = ("lowered_for", "raised_at", "raised_for", "again_at", "again_from")
+    low_key, at_key, for_key, again_key, from_key = (f"{one.model}/{name}" for name in names)
+    was_exchange = one.raised_s == memory.get(f"{one.model}/exchanged_at")
+    earlier_s = memory.get(at_key, -math.inf)
+    if one.raised_s > earlier_s and not was_exchange:
+        if one.lowered_s > earlier_s:
+            memory[again_key], memory[from_key] = one.raised_s, memory.get(low_key, 0.0)
+        memory[at_key], memory[for_key] = one.raised_s, peak_per_s
+    if one.lowered_s > one.raised_s:
+        memory[low_key] = peak_per_s
+    low, high = memory.get(from_key, 0.0), memory.get(for_key, 0.0)
+    was_burst = _is_other(high, low) and _is_other(high, peak_per_s)
+    is_lately = situation.now_s - memory.get(again_key, -math.inf) < STEADY_S
+    return _Rise(was_exchange, is_lately and not was_burst and not _is_other(low, peak_per_s))
+
+
+def _is_other(high_per_s: float, low_per_s: float) -> bool:
+    """Whether the second is a demand clearly lower than the first, which chance does not explain."""
+    deviation = math.sqrt(high_per_s * LEVEL_GAIN / BIN_S)  # of what a forecast remembers of a Poisson stream
+    return high_per_s - low_per_s > max(OTHER * high_per_s, OTHER_BY * deviation)
 
 
 def _peak(one: Demanded, per_s: float, memory: dict[str, float], situation: Situation) -> float:

@@ -31,7 +31,7 @@ class ScaleReason(StrEnum):
     """Calls wait, and there is no replica."""
     BELOW_LEAST = "below-least"
     CHEAPER = "cheaper"
-    """Other cards do the same for less."""
+    """Other cards do the same for less: they come, and then those that they stand in for go."""
     UNNEEDED = "unneeded"
     """The others bear what has come in the last while, and would have been on time without it."""
     IDLE = "idle"
@@ -47,6 +47,8 @@ class ScaleReason(StrEnum):
     COOLDOWN = "cooldown"
     STARTING = "starting"
     """Replicas are on the way that may be enough."""
+    NEEDED_AGAIN = "needed-again"
+    """More was started lately after some had gone: it would only come again."""
     REPLAY = "replay"
     """The last minute, played again without it, would have been late too often."""
 

@@ -29,6 +29,7 @@ AGAINST = {
     "blind": "its replicas hold calls and say nothing",
     "cooldown": "its number has only just been changed",
     "starting": "those that are starting may be enough",
+    "needed-again": "one more was needed again only lately",
     "replay": "without it, the last minute would have been late too often",
 }
 
