@@ -91,6 +91,8 @@ def _ratio(name: str, what: str, own: Capacity, theirs: Capacity, least: float) 
     if (is_lower_bound and not is_met) or (is_upper_bound and is_met) or (is_lower_bound and is_upper_bound):
         is_met = None
     reached = "?" if is_lower_bound and is_upper_bound else f"{sign}{ratio:.2f}x"
+    if not is_met:  # how much there was to be had
+        reached += f"; the stability limit is {1 / theirs.share.value:.2f}x"
     return Goal(name, what, reached, f"{least:g}x", is_met)
 
 
