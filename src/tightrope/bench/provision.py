@@ -34,7 +34,7 @@ OWN, STATIC = "least-cost", "static"
 TUNING = (0, 1)
 """Seeds on which settings are chosen; they are never reported."""
 BUSIEST_S = 60.0
-STATIC_TIMES = (0.6, 0.7, 0.8, 1.0, 1.2, 1.5)
+STATIC_TIMES = (0.7, 0.8, 0.9, 1.0, 1.2, 1.5)
 """Fleets that stay are as large as the busiest minute times these: work at full batches, deadlines aside."""
 SOURCES = ("bench/day.py", "bench/foreseen.py")
 
@@ -54,13 +54,13 @@ def ladders(scenario: Scenario, per_s: float) -> dict[str, tuple[Setting, ...]]:
     Those of others have the one number that their documents say to tune: target_ongoing_requests (Ray Serve), the
     length of the line for each replica (HPA, KEDA), the part of the throughput that is planned with (Dynamo).
     """
-    own = ((0.8, 0.0), (0.9, 0.0), (0.95, 0.0), (0.95, 0.1), (0.99, 0.1))
-    seen = ((0.7, 0.0), (0.8, 0.0), (0.9, 0.0), (0.95, 0.1))
+    own = ((0.9, 0.0), (0.95, 0.0), (0.95, 0.1), (0.99, 0.1))
+    seen = ((0.8, 0.0), (0.9, 0.0), (0.95, 0.1))
     return {
         OWN: tuple(_careful(OWN, *pair) for pair in own),
         "ray-serve": tuple(_aiming("ray-serve", target) for target in (12, 8, 6, 4)),
         "queue-length": tuple(_aiming("queue-length", target) for target in (0.5, 0.25, 0.1)),
-        "forecast-throughput": tuple(_aiming("forecast-throughput", busy) for busy in (0.6, 0.45, 0.3, 0.2)),
+        "forecast-throughput": tuple(_aiming("forecast-throughput", busy) for busy in (0.6, 0.45, 0.3)),
         STATIC: tuple(_static(scenario, per_s)),
         ORACLE: tuple(_careful(ORACLE, *pair) for pair in seen),
     }
