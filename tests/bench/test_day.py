@@ -6,13 +6,15 @@ Laws of elastic days
 3. Every run that arrives in the counted time is counted once; no call of a run is broken off by the provisioner.
 4. Changes of direction are those of one model, up against down; other cards in place of some are none.
 5. The oracle knows when runs come, and nothing of their length.
-6. Of a ladder the cheapest setting that keeps enough is taken; the one that keeps most if none does.
+6. Of a ladder the leanest setting that keeps enough is taken, and no other is played; if none does, the one that keeps
+   the most.
 7. What was played once is not played again.
 8. A day has recovered when the last bad spell is over.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from tightrope.bench.cell import accelerators, cell_scripts
 from tightrope.bench.day import Ask, Day, DayFigures, play_day, turns
 from tightrope.bench.disturbed import AT_S, LASTS_S, SPELL_S, recovered_s
 from tightrope.bench.foreseen import foreseen
-from tightrope.bench.provision import OWN, Setting, _best, compare, comparison_markdown, ladders
+from tightrope.bench.provision import OWN, Setting, climbed, compare, comparison_markdown, ladders
 from tightrope.bench.scenario import Elastic, Rate, Scenario
 from tightrope.model.errors import InvalidInput
 from tightrope.model.ids import AcceleratorName, ModelName, RunId, TenantId
@@ -117,17 +119,27 @@ def figures(attained: float, usd_per_h: float) -> DayFigures:
 
 
 @pytest.mark.parametrize(
-    ("kept", "best"),
-    [((0.98, 0.995, 0.999), "b"), ((0.99, 0.99, 0.99), "a"), ((0.5, 0.7, 0.6), "b")],
+    ("kept", "best", "played"),
+    [
+        ((0.98, 0.995, 0.999), "b", "ab"),
+        ((0.99, 0.5, 0.5), "a", "a"),
+        ((0.5, 0.7, 0.6), "b", "abc"),
+    ],
 )
-def test_6_the_cheapest_that_keeps_enough(kept: tuple[float, ...], best: str) -> None:
+def test_6_the_leanest_that_keeps_enough(kept: tuple[float, ...], best: str, played: str) -> None:
     settings = [Setting(name, Provisioning()) for name in "abc"]
-    tuned = {
-        (OWN, setting.name, seed): figures(share, price)
-        for setting, share, price in zip(settings, kept, (1.0, 2.0, 3.0), strict=True)
-        for seed in (0, 1)
-    }
-    assert _best(OWN, settings, tuned, 0.99).name == best
+    shares = dict(zip("abc", kept, strict=True))
+
+    def play(asked: Mapping[str, Setting], seeds: Sequence[int]) -> dict[tuple[str, str, int], DayFigures]:
+        return {
+            (name, one.name, seed): figures(shares[one.name], 1.0)
+            for name, one in asked.items()
+            for seed in seeds
+        }
+
+    found, tuned = climbed({OWN: settings}, play, 0.99)
+    assert found[OWN].name == best
+    assert {name for _, name, _ in tuned} == set(played)
 
 
 def test_6_every_contender_has_a_ladder() -> None:
