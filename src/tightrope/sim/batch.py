@@ -120,6 +120,13 @@ class Batch:
         sequence.is_gone = True
         return True
 
+    def produced(self, steps: int) -> dict[CallId, int]:
+        """Tokens that each running sequence has produced once `steps` more steps like the composed one are over."""
+        over = self._step + steps
+        return {
+            call: one.generated + (over - one.since if one.end else 0) for call, one in self.running.items()
+        }
+
     # --- composing a step --------------------------------------------------------------------------------
 
     def compose(self) -> bool:

@@ -147,6 +147,15 @@ class SimEngine:
         over = self._steps_over(now_s) if self._decodes else 0
         return 1000 * (self._first_s + self._slope_s * (over - 1) if over else self._pace_s)
 
+    def produced(self) -> dict[CallId, int]:
+        """Tokens that each running call has produced by now, those of the steps of a leap that are over included."""
+        return self._batch.produced(self._steps_over(self._now_s))
+
+    def after_steps_s(self, steps: int) -> float:
+        """When `steps` (at least 1) more steps of the leap will be over, or all of it; infinity while idle."""
+        over = self._steps_over(self._now_s) + steps
+        return self._begin_s + self._lasts_s(over) if over < self._planned else self._end_s
+
     # --- what may be asked -------------------------------------------------------------------------------
 
     def _be_at(self, now_s: float) -> None:

@@ -1,0 +1,350 @@
+"""An OpenAI-compatible server whose timing is that of `sim/engine.py` in real time: a replica without a card.
+
+Run it with `python -m tightrope.adapters.engine_emulated --port 8191 --name small --truth truth.json`. Owns the
+routes, among them faults on command (loopback only), and the process. The answers are filler: only their times and
+lengths mean something.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import msgspec
+
+from tightrope.adapters.emulated_answers import count_tokens
+from tightrope.adapters.emulated_calls import Calls
+from tightrope.adapters.emulated_http import Connection, HttpRequest, Reply
+from tightrope.adapters.emulated_wire import (
+    Refused,
+    read_request,
+    read_slow,
+    read_tokenize,
+)
+from tightrope.model.errors import InvalidInput
+from tightrope.sim.engine import Truth
+
+BUILD = "tightrope-emulated"
+CONTEXT_TOKENS = 40_960
+"""Longest prompt and answer together, unless the memory is smaller or another length is asked for."""
+CRASHED = 70
+"""Exit status of a crash on command."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is emulated. With `time_scale` 2 everything takes twice as long, the `start_s` until it answers too."""
+
+    name: str
+    truth: Truth
+    time_scale: float = 1.0
+    tokens_per_chunk: int = 1
+    start_s: float = 0.0
+    context_tokens: int | None = None
+    seed: int = 1
+
+    @property
+    def scaled(self) -> Truth:
+        """The truth at this time scale."""
+        profile = self.truth.profile
+        return replace(
+            self.truth,
+            profile=replace(profile, coefficients=profile.coefficients.scaled(self.time_scale)),
+        )
+
+    @property
+    def longest(self) -> int:
+        """Tokens that prompt and answer may have together."""
+        return min(self.context_tokens or CONTEXT_TOKENS, self.truth.profile.kv_tokens)
+
+
+class EmulatedEngine:
+    """The server while its `async with` block runs. `crash` ends the process, `clock` gives seconds."""
+
+    def __init__(
+        self,
+        setting: Setting,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        crash: Callable[[], None] = lambda: os._exit(CRASHED),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._setting = setting
+        self._host, self._port = host, port
+        self._crash = crash
+        self._clock = clock
+        self._ready_s = 0.0
+        self._server: asyncio.Server | None = None
+        self._calls: Calls
+        self._routes = {
+            ("GET", "/health"): self._health,
+            ("GET", "/metrics"): self._metrics,
+            ("GET", "/props"): self._props,
+            ("GET", "/version"): self._version,
+            ("GET", "/v1/models"): self._models,
+            ("POST", "/tokenize"): self._tokenize,
+            ("POST", "/v1/chat/completions"): lambda request, reply: self._answer(
+                request, reply, is_chat=True
+            ),
+            ("POST", "/v1/completions"): lambda request, reply: self._answer(request, reply, is_chat=False),
+            ("POST", "/emulated/slow"): self._slow,
+            ("POST", "/emulated/hang"): self._hang,
+            ("POST", "/emulated/resume"): self._resume,
+            ("POST", "/emulated/crash"): self._die,
+        }
+
+    @property
+    def root(self) -> str:
+        """Where it listens, like `http://127.0.0.1:8191`."""
+        return f"http://{self._host}:{self._port}"
+
+    async def __aenter__(self) -> Self:
+        setting = self._setting
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: Connection(self._handle), self._host, self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+        self._ready_s = self._clock() + setting.time_scale * setting.start_s
+        self._calls = Calls(
+            setting.scaled,
+            context_tokens=setting.longest,
+            tokens_per_chunk=setting.tokens_per_chunk,
+            seed=setting.seed,
+            noise_seed=str(self._port),
+            clock=self._clock,
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def _handle(self, request: HttpRequest, reply: Reply) -> None:
+        try:
+            self._route(request)(request, reply)
+        except Refused as refused:
+            reply.send(refused.status, refused.body)
+
+    def _route(self, request: HttpRequest) -> Callable[[HttpRequest, Reply], None]:
+        found = self._routes.get((request.method, request.path))
+        if found is None:
+            methods = [method for method, path in self._routes if path == request.path]
+            if methods:
+                raise Refused(405, f"{request.path} takes {' or '.join(methods)}, not {request.method}")
+            raise Refused(
+                404, f"there is no {request.path}; there are {', '.join(path for _, path in self._routes)}"
+            )
+        if request.path.startswith("/emulated/"):
+            if not request.is_local:
+                raise Refused(403, "faults are taken from this machine only: ask over the loopback address")
+        elif self._clock() < self._ready_s:
+            raise Refused(503, "the engine is starting", kind="unavailable_error")
+        return found
+
+    # --- answers -----------------------------------------------------------------------------------------
+
+    def _answer(self, request: HttpRequest, reply: Reply, *, is_chat: bool) -> None:
+        asked = read_request(request.body, is_chat)
+        if asked.model != self._setting.name:
+            message = f"the model {asked.model!r} does not exist; this engine serves {self._setting.name!r}"
+            raise Refused(404, message, "model", "model_not_found")
+        self._calls.begin(asked, reply)
+
+    def _tokenize(self, request: HttpRequest, reply: Reply) -> None:
+        count = count_tokens(read_tokenize(request.body))
+        reply.send(
+            200,
+            msgspec.json.encode(
+                {"count": count, "max_model_len": self._setting.longest, "tokens": list(range(count))}
+            ),
+        )
+
+    # --- what it says of itself --------------------------------------------------------------------------
+
+    def _health(self, _: HttpRequest, reply: Reply) -> None:
+        reply.send(200, b'{"status":"ok"}')
+
+    def _version(self, _: HttpRequest, reply: Reply) -> None:
+        reply.send(200, msgspec.json.encode({"version": BUILD}))
+
+    def _props(self, _: HttpRequest, reply: Reply) -> None:
+        props = {
+            "total_slots": self._setting.truth.profile.max_sequences,
+            "default_generation_settings": {"n_ctx": self._setting.longest},
+            "build_info": BUILD,
+        }
+        reply.send(200, msgspec.json.encode(props))
+
+    def _models(self, _: HttpRequest, reply: Reply) -> None:
+        model = {
+            "id": self._setting.name,
+            "object": "model",
+            "created": 0,
+            "owned_by": BUILD,
+            "max_model_len": self._setting.longest,
+        }
+        reply.send(200, msgspec.json.encode({"object": "list", "data": [model]}))
+
+    def _metrics(self, _: HttpRequest, reply: Reply) -> None:
+        """The gauges and counters that routers read, under the names that vLLM gives them."""
+        occupied = self._calls.occupancy()
+        values = (
+            ("num_requests_running", "gauge", occupied.running),
+            ("num_requests_waiting", "gauge", occupied.waiting),
+            ("kv_cache_usage_perc", "gauge", occupied.kv_tokens / self._setting.truth.profile.kv_tokens),
+            ("prompt_tokens_total", "counter", self._calls.prompt_tokens),
+            ("generation_tokens_total", "counter", self._calls.output_tokens),
+        )
+        label = msgspec.json.encode(self._setting.name).decode()
+        lines = "".join(
+            f"# TYPE vllm:{name} {kind}\nvllm:{name}{{model_name={label}}} {value}\n"
+            for name, kind, value in values
+        )
+        reply.send(200, lines.encode(), "text/plain; version=0.0.4")
+
+    # --- faults on command -------------------------------------------------------------------------------
+
+    def _slow(self, request: HttpRequest, reply: Reply) -> None:
+        factor = read_slow(request.body)
+        self._calls.slow_down(factor)
+        reply.send(200, msgspec.json.encode({"factor": factor}))
+
+    def _hang(self, _: HttpRequest, reply: Reply) -> None:
+        self._calls.hang()
+        reply.send(200, b'{"hangs":true}')
+
+    def _resume(self, _: HttpRequest, reply: Reply) -> None:
+        self._calls.resume()
+        reply.send(200, b'{"hangs":false,"factor":1.0}')
+
+    def _die(self, _request: HttpRequest, _reply: Reply) -> None:
+        self._crash()
+
+
+# --- the process -----------------------------------------------------------------------------------------
+
+
+def main() -> int:
+    """Serve until SIGTERM or SIGINT; status 2 for options that cannot be used."""
+    parser = _parser()
+    options = parser.parse_args()
+    try:
+        setting = _setting(options)
+    except InvalidInput as error:
+        parser.error(str(error))
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        try:
+            return runner.run(_serve(setting, options.host, options.port))
+        except OSError as error:
+            print(f"cannot listen on {options.host}:{options.port}: {error.strerror}", file=sys.stderr)
+            return 1
+
+
+def read_truth(source: str) -> Truth:
+    """The truth in a file, or in the text itself if it begins with a brace. Raises InvalidInput."""
+    try:
+        text = source if source.lstrip().startswith("{") else Path(source).read_text("utf-8")
+        truth = msgspec.json.decode(text, type=Truth)
+    except OSError as error:
+        raise InvalidInput(f"--truth {source}: {error.strerror}; name a file, or give its JSON") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"--truth: {error}; see docs/emulated.md for the form") from error
+    wrong = _problem(truth)
+    if wrong:
+        raise InvalidInput(f"--truth: {wrong}")
+    return truth
+
+
+def _problem(truth: Truth) -> str | None:
+    k, profile = truth.profile.coefficients, truth.profile
+    for name, value in (("a", k.a), ("b", k.b), ("c", k.c), ("d", k.d), ("e", k.e), ("h", k.h)):
+        if value < 0:
+            return f"coefficient {name} is {value}; a step never takes less time for more work"
+    if k.a + k.h <= 0:
+        return "a and h are both 0; a step takes some time"
+    for name, count in (("step_tokens", profile.step_tokens), ("max_sequences", profile.max_sequences)):
+        if count < 1:
+            return f"{name} is {count}; it must be at least 1"
+    if profile.kv_tokens < 2:
+        return f"kv_tokens is {profile.kv_tokens}; a prompt and its answer need at least 2"
+    if truth.noise < 0 or truth.block_tokens < 0:
+        return "noise and block_tokens cannot be negative"
+    return None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tightrope.adapters.engine_emulated", description=__doc__, allow_abbrev=False
+    )
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--name", required=True, help="the name under which it lists its model")
+    parser.add_argument(
+        "--truth", required=True, help="a file with what is emulated as JSON, or the JSON itself"
+    )
+    parser.add_argument(
+        "--time-scale", type=float, default=1.0, help="how many times as long everything takes"
+    )
+    parser.add_argument("--tokens-per-chunk", type=int, default=1, help="tokens in an event of a stream")
+    parser.add_argument("--start-up", type=float, default=0.0, help="seconds for which /health says 503")
+    parser.add_argument(
+        "--noise", type=float, help="relative standard deviation of a step; default: the truth's"
+    )
+    parser.add_argument("--context", type=int, help="tokens that prompt and answer may have together")
+    parser.add_argument("--seed", type=int, default=1, help="of the lengths of answers and of the noise")
+    return parser
+
+
+def _setting(options: argparse.Namespace) -> Setting:
+    truth = read_truth(options.truth)
+    for name, is_wrong, need in (
+        ("--time-scale", not 0 < options.time_scale <= 1e6, "above 0"),
+        ("--tokens-per-chunk", options.tokens_per_chunk < 1, "at least 1"),
+        ("--start-up", not 0 <= options.start_up <= 1e6, "at least 0 seconds"),
+        ("--noise", options.noise is not None and not 0 <= options.noise < 1, "from 0 to below 1, like 0.02"),
+        ("--context", options.context is not None and options.context < 2, "at least 2 tokens"),
+        ("--port", not 0 <= options.port <= 65535, "from 0 to 65535"),
+    ):
+        if is_wrong:
+            raise InvalidInput(f"{name} must be {need}")
+    return Setting(
+        name=options.name,
+        truth=truth if options.noise is None else replace(truth, noise=options.noise),
+        time_scale=options.time_scale,
+        tokens_per_chunk=options.tokens_per_chunk,
+        start_s=options.start_up,
+        context_tokens=options.context,
+        seed=options.seed,
+    )
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+async def _serve(setting: Setting, host: str, port: int) -> int:
+    is_over = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, is_over.set)
+    async with EmulatedEngine(setting, host=host, port=port) as engine:
+        print(f"listening on {engine.root}", flush=True)
+        await is_over.wait()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
