@@ -39,6 +39,8 @@ class Clockwork:
         self._own_s, self._behind_s = 0.0, now_s
         """The engine's own time, and how far it is behind that of the caller."""
         self._halted_at_s: float | None = None
+        self._named = math.inf, math.inf
+        """The moment that was named as the next one: of the caller, and of the engine."""
 
     @property
     def is_halted(self) -> bool:
@@ -97,7 +99,8 @@ class Clockwork:
             return math.inf
         steps = min((self._steps_left(tokens) for tokens in self._engine.produced().values()), default=0)
         own_s = self._engine.after_steps_s(steps) if steps else self._engine.next_s()
-        return self._behind_s + own_s
+        self._named = self._behind_s + own_s, own_s
+        return self._named[0]
 
     def occupancy(self) -> Occupancy:
         """What the engine works on and holds."""
@@ -106,9 +109,10 @@ class Clockwork:
     # --- inside ------------------------------------------------------------------------------------------
 
     def _own(self, now_s: float) -> float:
-        """The engine's own time, which rounding must not set back."""
+        """The engine's own time. Rounding neither sets it back nor keeps it short of a moment that was named."""
         moment_s = now_s if self._halted_at_s is None else self._halted_at_s
-        self._own_s = max(self._own_s, moment_s - self._behind_s)
+        named_s, own_s = self._named
+        self._own_s = max(self._own_s, own_s if moment_s == named_s else moment_s - self._behind_s)
         return self._own_s
 
     def _over(self, last: LastOut) -> Progress:
