@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from tests.contract.engine_contract import CONTEXT_TOKENS, SLOTS, EngineContract, EngineUnderTest
-from tightrope.adapters.engine_emulated import EmulatedEngine, Setting
+from tightrope.adapters.engine_emulated import EmulatedEngine, Setting, listening
 from tightrope.adapters.engine_openai import OpenAIEngine
 from tightrope.model.ids import AcceleratorName, ModelName
 from tightrope.model.profile import Coefficients, Profile
@@ -27,11 +27,11 @@ class TestOpenAIEngineOnTheEmulatedOne(EngineContract):
             kv_tokens=SLOTS * CONTEXT_TOKENS,
         )
         setting = Setting("small", Truth(profile), context_tokens=CONTEXT_TOKENS)
-        async with EmulatedEngine(setting) as server, aiohttp.ClientSession() as session:
-            engine = OpenAIEngine(f"{server.root}/v1")
+        async with listening(EmulatedEngine(setting)) as root, aiohttp.ClientSession() as session:
+            engine = OpenAIEngine(f"{root}/v1")
 
             async def in_flight() -> int:
-                async with session.get(f"{server.root}/metrics") as response:
+                async with session.get(f"{root}/metrics") as response:
                     lines = (await response.text()).splitlines()
                 values = [line.rpartition(" ")[2] for line in lines if line.startswith("vllm:num_requests")]
                 return sum(map(int, values))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import html
 import re
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp
 from random import Random
@@ -112,10 +111,13 @@ def _said(text: str, tokens: int, limit_tokens: int) -> Answer:
 
 
 def _wish(message: str) -> Wish:
-    found: Sequence[str] = _DIRECTIVE.findall(message) if "<emulate" in message else ()
-    if not found:
+    begin = message.rfind("<emulate")
+    if begin < 0:
         return Wish()
-    attributes = _attributes(found[-1])
+    directive = _DIRECTIVE.match(message, begin)
+    if directive is None:
+        raise InvalidInput(f"the directive {message[begin : begin + 60]!r} does not end; {_EXAMPLE}")
+    attributes = _attributes(directive[1])
     tokens, text = attributes.pop("tokens", None), attributes.pop("text", None)
     if attributes:
         raise InvalidInput(f"a directive knows tokens and text, not {next(iter(attributes))}; {_EXAMPLE}")

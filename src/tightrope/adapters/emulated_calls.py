@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from random import Random
+from typing import Protocol
 
 from tightrope.adapters.emulated_answers import Answer, answer_to
 from tightrope.adapters.emulated_clockwork import Clockwork, Progress
@@ -21,6 +22,17 @@ from tightrope.adapters.emulated_wire import Asked, Frames, Refused
 from tightrope.model.errors import InvalidInput
 from tightrope.model.ids import CallId
 from tightrope.sim.engine import Occupancy, Request, Truth
+
+
+class Cancellable(Protocol):
+    """A timer that is set."""
+
+    def cancel(self) -> None:
+        """It shall not ring."""
+
+
+Later = Callable[[float, Callable[[], None]], Cancellable]
+"""Calls after so many seconds."""
 
 
 @dataclass(slots=True)
@@ -33,7 +45,8 @@ class _Call:
 
 
 class Calls:
-    """Every call of one engine. Must be used on one event loop; `clock` gives seconds."""
+    """Every call of one engine. `clock` gives seconds, `later` calls once they have passed; by default these are the
+    monotonic clock and the running loop."""
 
     def __init__(
         self,
@@ -44,12 +57,13 @@ class Calls:
         seed: int = 1,
         noise_seed: str = "",
         clock: Callable[[], float] = time.monotonic,
+        later: Later | None = None,
     ) -> None:
         self._truth = truth
         self._context_tokens = context_tokens
         self._tokens_per_chunk = tokens_per_chunk
         self._seed = seed
-        self._clock = clock
+        self._clock, self._later = clock, later or asyncio.get_running_loop().call_later
         rng = Random(f"{seed} {noise_seed}")
         self._clockwork = Clockwork(truth, rng, stride=tokens_per_chunk, now_s=clock())
         self._call_by_id: dict[CallId, _Call] = {}
@@ -57,7 +71,7 @@ class Calls:
         """What came while the engine hangs."""
         self._number = 0
         self._due_s = math.inf
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Cancellable | None = None
         self.prompt_tokens = 0
         self.output_tokens = 0
 
@@ -148,7 +162,7 @@ class Calls:
         self._due_s, self._timer = due_s, None
         if due_s < math.inf:
             delay_s = max(0.0, due_s - self._clock())
-            self._timer = asyncio.get_running_loop().call_later(delay_s, self._ring)
+            self._timer = self._later(delay_s, self._ring)
 
     def _ring(self) -> None:
         # A loop whose timers are cut to milliseconds may ring a little early: that is as good as in time.

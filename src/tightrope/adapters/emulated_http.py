@@ -126,7 +126,7 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._refuse(400, f"this is no HTTP request: {error}")
         except httptools.HttpParserUpgrade:
-            self._refuse(400, "this server speaks HTTP/1.1 only; leave the upgrade header out")
+            pass  # refused as soon as its head was read
 
     # --- what httptools calls ----------------------------------------------------------------------------
 
@@ -153,6 +153,9 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """The request is read."""
         if self._transport is None:
+            return
+        if self._parser.should_upgrade():
+            self._refuse(400, "this server speaks HTTP/1.1 only; leave the upgrade header out")
             return
         path = self._url.partition(b"?")[0].decode("latin-1")
         method = self._parser.get_method().decode("latin-1")

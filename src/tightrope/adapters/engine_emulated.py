@@ -13,15 +13,15 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
 
 import msgspec
 
 from tightrope.adapters.emulated_answers import count_tokens
-from tightrope.adapters.emulated_calls import Calls
+from tightrope.adapters.emulated_calls import Calls, Later
 from tightrope.adapters.emulated_http import Connection, HttpRequest, Reply
 from tightrope.adapters.emulated_wire import (
     Refused,
@@ -67,24 +67,33 @@ class Setting:
 
 
 class EmulatedEngine:
-    """The server while its `async with` block runs. `crash` ends the process, `clock` gives seconds."""
+    """What one replica answers. `crash` ends the process; `clock` and `later` are its time, see `Calls`.
+
+    Equal seeds give equal answers; `noise_seed` sets the noise of one replica apart from that of another.
+    """
 
     def __init__(
         self,
         setting: Setting,
         *,
-        host: str = "127.0.0.1",
-        port: int = 0,
+        noise_seed: str = "",
         crash: Callable[[], None] = lambda: os._exit(CRASHED),
         clock: Callable[[], float] = time.monotonic,
+        later: Later | None = None,
     ) -> None:
         self._setting = setting
-        self._host, self._port = host, port
         self._crash = crash
         self._clock = clock
-        self._ready_s = 0.0
-        self._server: asyncio.Server | None = None
-        self._calls: Calls
+        self._ready_s = clock() + setting.time_scale * setting.start_s
+        self._calls = Calls(
+            setting.scaled,
+            context_tokens=setting.longest,
+            tokens_per_chunk=setting.tokens_per_chunk,
+            seed=setting.seed,
+            noise_seed=noise_seed,
+            clock=clock,
+            later=later,
+        )
         self._routes = {
             ("GET", "/health"): self._health,
             ("GET", "/metrics"): self._metrics,
@@ -102,31 +111,9 @@ class EmulatedEngine:
             ("POST", "/emulated/crash"): self._die,
         }
 
-    @property
-    def root(self) -> str:
-        """Where it listens, like `http://127.0.0.1:8191`."""
-        return f"http://{self._host}:{self._port}"
-
-    async def __aenter__(self) -> Self:
-        setting = self._setting
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Connection(self._handle), self._host, self._port)
-        self._port = self._server.sockets[0].getsockname()[1]
-        self._ready_s = self._clock() + setting.time_scale * setting.start_s
-        self._calls = Calls(
-            setting.scaled,
-            context_tokens=setting.longest,
-            tokens_per_chunk=setting.tokens_per_chunk,
-            seed=setting.seed,
-            noise_seed=str(self._port),
-            clock=self._clock,
-        )
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+    def connection(self) -> Connection:
+        """The protocol of one more client."""
+        return Connection(self._handle)
 
     def _handle(self, request: HttpRequest, reply: Reply) -> None:
         try:
@@ -228,6 +215,16 @@ class EmulatedEngine:
 
     def _die(self, _request: HttpRequest, _reply: Reply) -> None:
         self._crash()
+
+
+@asynccontextmanager
+async def listening(engine: EmulatedEngine, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
+    """Serve on a port (0: any free one) while the block runs; the value is like `http://127.0.0.1:8191`."""
+    server = await asyncio.get_running_loop().create_server(engine.connection, host, port)
+    try:
+        yield f"http://{host}:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
 
 
 # --- the process -----------------------------------------------------------------------------------------
@@ -340,8 +337,8 @@ async def _serve(setting: Setting, host: str, port: int) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, is_over.set)
-    async with EmulatedEngine(setting, host=host, port=port) as engine:
-        print(f"listening on {engine.root}", flush=True)
+    async with listening(EmulatedEngine(setting, noise_seed=str(port)), host, port) as root:
+        print(f"listening on {root}", flush=True)
         await is_over.wait()
     return 0
 
