@@ -16,13 +16,13 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import msgspec
 
 from tightrope.adapters.emulated_answers import count_tokens
 from tightrope.adapters.emulated_calls import Calls, Later
 from tightrope.adapters.emulated_http import Connection, HttpRequest, Reply
+from tightrope.adapters.emulated_truth import read_truth
 from tightrope.adapters.emulated_wire import (
     Refused,
     read_request,
@@ -227,6 +227,21 @@ async def listening(engine: EmulatedEngine, host: str = "127.0.0.1", port: int =
         server.close()
 
 
+def command_line(setting: Setting, port: int) -> list[str]:
+    """The argument list of an engine in a process of its own."""
+    return [
+        sys.executable, "-m", "tightrope.adapters.engine_emulated",
+        "--port", str(port),
+        "--name", setting.name,
+        "--truth", msgspec.json.encode(setting.truth).decode(),
+        "--time-scale", repr(setting.time_scale),
+        "--tokens-per-chunk", str(setting.tokens_per_chunk),
+        "--start-up", repr(setting.start_s),
+        "--seed", str(setting.seed),
+        *(() if setting.context_tokens is None else ("--context", str(setting.context_tokens))),
+    ]  # fmt: skip
+
+
 # --- the process -----------------------------------------------------------------------------------------
 
 
@@ -244,38 +259,6 @@ def main() -> int:
         except OSError as error:
             print(f"cannot listen on {options.host}:{options.port}: {error.strerror}", file=sys.stderr)
             return 1
-
-
-def read_truth(source: str) -> Truth:
-    """The truth in a file, or in the text itself if it begins with a brace. Raises InvalidInput."""
-    try:
-        text = source if source.lstrip().startswith("{") else Path(source).read_text("utf-8")
-        truth = msgspec.json.decode(text, type=Truth)
-    except OSError as error:
-        raise InvalidInput(f"--truth {source}: {error.strerror}; name a file, or give its JSON") from error
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"--truth: {error}; see docs/emulated.md for the form") from error
-    wrong = _problem(truth)
-    if wrong:
-        raise InvalidInput(f"--truth: {wrong}")
-    return truth
-
-
-def _problem(truth: Truth) -> str | None:
-    k, profile = truth.profile.coefficients, truth.profile
-    for name, value in (("a", k.a), ("b", k.b), ("c", k.c), ("d", k.d), ("e", k.e), ("h", k.h)):
-        if value < 0:
-            return f"coefficient {name} is {value}; a step never takes less time for more work"
-    if k.a + k.h <= 0:
-        return "a and h are both 0; a step takes some time"
-    for name, count in (("step_tokens", profile.step_tokens), ("max_sequences", profile.max_sequences)):
-        if count < 1:
-            return f"{name} is {count}; it must be at least 1"
-    if profile.kv_tokens < 2:
-        return f"kv_tokens is {profile.kv_tokens}; a prompt and its answer need at least 2"
-    if truth.noise < 0 or truth.block_tokens < 0:
-        return "noise and block_tokens cannot be negative"
-    return None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -302,7 +285,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _setting(options: argparse.Namespace) -> Setting:
-    truth = read_truth(options.truth)
+    try:
+        truth = read_truth(options.truth)
+    except InvalidInput as error:
+        raise InvalidInput(f"--truth: {error}") from error
     for name, is_wrong, need in (
         ("--time-scale", not 0 < options.time_scale <= 1e6, "above 0"),
         ("--tokens-per-chunk", options.tokens_per_chunk < 1, "at least 1"),

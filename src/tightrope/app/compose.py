@@ -18,11 +18,14 @@ from typing import assert_never
 from tightrope.adapters import llamacpp
 from tightrope.adapters.cluster_local import LocalCluster
 from tightrope.adapters.cluster_static import StaticCluster
+from tightrope.adapters.emulated_truth import read_table
+from tightrope.adapters.engine_emulated import Setting
+from tightrope.adapters.engine_emulated import command_line as emulated_command
 from tightrope.adapters.engine_openai import OpenAIEngine
 from tightrope.adapters.store_sqlite import SqliteStore
 from tightrope.adapters.telemetry import Telemetry
 from tightrope.app.config import LOCAL_TENANT, Config, Model, Placed
-from tightrope.app.config_form import CommandLine, LlamaCpp, OpenAi
+from tightrope.app.config_form import CommandLine, Emulated, LlamaCpp, OpenAi
 from tightrope.app.embedded import cache_dir, ensure_weights
 from tightrope.kernel.journal import Head
 from tightrope.kernel.kernel import Kernel
@@ -47,9 +50,12 @@ from tightrope.ports import Clock
 from tightrope.runtime.client import Client, plain_workflows
 from tightrope.runtime.driver import Driver, Observer
 from tightrope.runtime.journal_file import JournalFile
+from tightrope.sim.engine import Truth
 
 LOAD_S = 30.0
 """Seconds from order to ready that are expected of a pair that was never started."""
+NOISE = 0.02
+"""Relative standard deviation of the steps of emulated engines."""
 
 
 class MonotonicClock:
@@ -148,7 +154,7 @@ def compose(
         driver.post(TenantRegistered(tenant))
     for card in config.accelerators:
         driver.post(AcceleratorRegistered(card))
-    profiles = stored_profiles(config, store)
+    profiles = known_profiles(config, store)
     for profile in profiles:
         driver.post(ProfileLoaded(profile))
     for workflow in known:
@@ -270,6 +276,8 @@ def engine_command(config: Config, spec: ReplicaSpec, port: int) -> list[str]:
             return llamacpp.command_line(server_of(engine), server_options(model.name, engine, port))
         case CommandLine(command=command):
             return [part.replace("{port}", str(port)).replace("{model}", model.name) for part in command]
+        case Emulated() as engine:
+            return emulated_command(emulated_setting(model.name, engine, spec.accelerator, config.seed), port)
         case OpenAi():
             raise NotFound(f"the engine of {model.name} is run by somebody else; list it under `replicas`")
         case _:
@@ -294,12 +302,27 @@ def server_options(name: str, engine: LlamaCpp, port: int) -> llamacpp.ServerOpt
     )
 
 
+def emulated_setting(name: str, engine: Emulated, card: str, seed: int) -> Setting:
+    """What an emulated engine of this model is on a card. Raises NotFound for a card that is not in the table."""
+    profile = read_table(engine.table).profile(engine.profile, card)
+    return Setting(
+        name,
+        Truth(profile, NOISE),
+        time_scale=engine.time_scale,
+        tokens_per_chunk=engine.tokens_per_chunk,
+        start_s=engine.start_s,
+        seed=seed,
+    )
+
+
 def step_tokens_of(model: Model) -> int | None:
     """Prompt tokens in one engine step, where the configuration fixes them."""
     match model.engine:
         case LlamaCpp(args=args):
             asked = args.get("ubatch-size", args.get("batch-size", llamacpp.STEP_TOKENS))
             return int(asked) if not isinstance(asked, bool) else None
+        case Emulated(profile=profile, table=file):
+            return min(one.step_tokens for one in read_table(file).profiles if one.model == profile)
         case _:
             return None
 
@@ -338,6 +361,33 @@ def api_key(config: Config, spec: ReplicaSpec) -> str | None:
 # --- profiles --------------------------------------------------------------------------------------------
 
 
+def known_profiles(config: Config, store: SqliteStore) -> list[Profile]:
+    """What was measured earlier and, for emulated engines that never were, what they are told to be."""
+    stored = stored_profiles(config, store)
+    measured = {(one.model, one.accelerator) for one in stored}
+    return stored + [
+        profile
+        for model, card in pairs_of(config)
+        if (model.name, card.name) not in measured and (profile := emulated_profile(model, card)) is not None
+    ]
+
+
+def emulated_profile(model: Model, card: Accelerator) -> Profile | None:
+    """The truth of an emulated engine as a profile; None for other engines, and for cards that are not in its table."""
+    match model.engine:
+        case Emulated() as engine if card.name in read_table(engine.table).accelerators(engine.profile):
+            identity = identity_of(model, card)
+            return replace(
+                emulated_setting(model.name, engine, card.name, 0).scaled.profile,
+                model=model.name,
+                load_s=engine.time_scale * engine.start_s,
+                digest=identity.digest,
+                engine=identity.engine,
+            )
+        case _:
+            return None
+
+
 def stored_profiles(config: Config, store: SqliteStore) -> list[Profile]:
     """What was measured earlier for exactly the weights, engines and cards of this configuration."""
     by_identity = {(kept.digest, kept.engine, kept.accelerator): kept for kept in store.profiles()}
@@ -371,6 +421,10 @@ def identity_of(model: Model, card: Accelerator) -> Identity:
             return Identity(_digest(options.model), f"llama.cpp {build} [{settings}]")
         case CommandLine() as engine:
             return Identity(model.name, f"command [{_short(' '.join(engine.command) + str(card.share))}]")
+        case Emulated() as engine:
+            speeds = [one for one in read_table(engine.table).profiles if one.model == engine.profile]
+            settings = _short(f"{speeds} {engine.time_scale} {engine.tokens_per_chunk} {card.share}")
+            return Identity(engine.profile, f"emulated [{settings}]")
         case OpenAi():
             return Identity(model.name, "openai")
         case _:

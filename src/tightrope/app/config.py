@@ -14,10 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tightrope.adapters.emulated_truth import read_table
 from tightrope.app.config_draft import Setting, drafted, settings, unknown, validated
 from tightrope.app.config_form import (
     AcceleratorForm,
     Address,
+    Emulated,
     Endpoint,
     Engine,
     File,
@@ -33,7 +35,7 @@ from tightrope.app.config_form import (
 )
 from tightrope.app.config_shape import KeyPath
 from tightrope.flow.places import PlacedTree
-from tightrope.model.errors import InvalidConfig, Problem
+from tightrope.model.errors import InvalidConfig, InvalidInput, Problem
 from tightrope.model.fleet import Accelerator
 from tightrope.model.ids import AcceleratorName, ModelName, TenantId
 from tightrope.model.json import Json
@@ -284,6 +286,32 @@ def _placing_problems(config: Config) -> Iterator[Problem]:
                 message = f'"{name}" is not one of the accelerators'
                 yield unknown("unknown_accelerator", ("models", model.name, *tail), message, name, cards)
         yield from _weights_problems(model)
+        yield from _speed_problems(model)
+
+
+def _speed_problems(model: Model) -> Iterator[Problem]:
+    """Cards on which it is not known how fast the emulated model would be."""
+    match model.engine:
+        case Emulated(profile=profile, table=file):
+            path = ("models", model.name, "engine")
+            try:
+                table = read_table(file)
+            except InvalidInput as error:
+                message, _, cure = str(error).rpartition("; ")
+                yield Problem("bad_value", (*path, "table"), message, cure)
+                return
+            if profile not in table.models:
+                message = f"the speed of {profile} is not known"
+                yield unknown("unknown_profile", (*path, "profile"), message, profile, table.models)
+                return
+            known = table.accelerators(profile)
+            for card in model.place:
+                if card not in known:
+                    message = f"the speed of {profile} on {card} is not known"
+                    at = ("models", model.name, "place", card)
+                    yield unknown("unknown_profile", at, message, card, known)
+        case _:
+            pass
 
 
 def _weights_problems(model: Model) -> Iterator[Problem]:

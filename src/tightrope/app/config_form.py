@@ -111,6 +111,7 @@ def _or_zero(parse: Callable[[str], float], unit: str, example: str) -> Any:
 
 
 Price = Annotated[float, *_or_zero(units.usd_per_h, "USD/h", "3.90 USD/h")]
+Delay = Annotated[float, *_or_zero(units.seconds, "us|ms|s|m|h|d", "30s")]
 
 
 def _at_most_all(value: float) -> float:
@@ -370,7 +371,24 @@ class CommandLine(Section):
         return self
 
 
-Engine = Annotated[LlamaCpp | OpenAi | CommandLine, Field(discriminator="kind")]
+class Emulated(Section):
+    """An engine without a card: it answers with filler, as fast as the model would be on each accelerator."""
+
+    kind: Literal["emulated"]
+    """The kind of engine."""
+    profile: str
+    """The model whose speed is emulated, by its name in the table; accelerators have their names there, too."""
+    table: Place | None = None
+    """A file with the speed of models on cards; the table of the package if not given."""
+    time_scale: float = Field(default=1.0, gt=0, le=1e6)
+    """How many times as long everything takes."""
+    tokens_per_chunk: Count = 1
+    """Tokens in one event of a stream; more of them cost the machine less."""
+    start_s: Delay = _written("0s", alias="start")
+    """Time from order to ready."""
+
+
+Engine = Annotated[LlamaCpp | OpenAi | CommandLine | Emulated, Field(discriminator="kind")]
 
 
 class Placing(Section):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tightrope.adapters.store_sqlite import SqliteStore
 from tightrope.app.cli.frame import ANSWER_IS_NO, DONE, Answer, Common
-from tightrope.app.compose import identity_of, kernel_settings, tenants_of
+from tightrope.app.compose import emulated_profile, identity_of, kernel_settings, tenants_of
 from tightrope.app.config import LOCAL_TENANT, Config, load_config
 from tightrope.app.progress import bar
 from tightrope.app.tables import grid
@@ -196,6 +196,7 @@ def known_profiles(config: Config) -> Known:
             if stored:
                 identity = identity_of(model, card)
                 found = stored.get((identity.digest, identity.engine, card.name))
+            found = found or emulated_profile(model, card)
             stands = stand_in(model.name, card.name) if found is None else None
             if found is not None:
                 profiles[pair] = replace(found, model=model.name)

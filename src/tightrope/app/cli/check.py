@@ -101,6 +101,16 @@ def _out_of_reach(reading: Reading, loaded: Loaded, profiles: list[Profile]) -> 
 
 
 def _profiles(config: Config) -> list[Profile]:
+    """What was measured so far, and the truth of emulated engines that were not."""
+    from tightrope.app.compose import emulated_profile, pairs_of
+
+    measured = _measured(config)
+    known = {(one.model, one.accelerator) for one in measured}
+    told = [emulated_profile(*pair) for pair in pairs_of(config)]
+    return measured + [one for one in told if one is not None and (one.model, one.accelerator) not in known]
+
+
+def _measured(config: Config) -> list[Profile]:
     """What was measured so far; nothing is made or changed."""
     from tightrope.adapters.store_sqlite import SqliteStore
 
