@@ -31,11 +31,11 @@ _SEARCH = """
 """
 
 
-def retrieve(question: str) -> list[str]:
+def retrieve(question: str, passages: int = PASSAGES, words: int = WORDS_PER_PASSAGE) -> list[str]:
     """The best passages for a question, best first, each as `heading: text`.
 
-    At most PASSAGES of them, each of at most WORDS_PER_PASSAGE words (as FTS5 counts words) after a heading of at most
-    HEADING_WORDS; none when nothing matches.
+    At most `passages` of them, each of at most `words` words (as FTS5 counts words, at most 64) after a heading of at
+    most HEADING_WORDS; none when nothing matches.
     Any text is a legal question. May be called from several threads at once.
     """
     query = _query(question)
@@ -43,7 +43,7 @@ def retrieve(question: str) -> list[str]:
         return []
     index, lock = _index()
     with lock:
-        found = index.execute(_SEARCH, (WORDS_PER_PASSAGE, query, PASSAGES)).fetchall()
+        found = index.execute(_SEARCH, (words, query, passages)).fetchall()
     return [f"{_heading(title, section)}: {excerpt}" for title, section, excerpt in found]
 
 

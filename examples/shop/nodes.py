@@ -38,16 +38,18 @@ _COMMON = frozenset(
 )
 
 
-def search_products(query: str, question: str = "") -> list[str]:
-    """Products, best match first, as at most BATCHES texts of at most PRODUCTS_PER_BATCH lines.
+def search_products(
+    query: str, question: str = "", batches: int = BATCHES, per_batch: int = PRODUCTS_PER_BATCH
+) -> list[str]:
+    """Products, best match first, as at most `batches` texts of at most `per_batch` lines.
 
     Those the customer's own words find come before those the query finds; sold-out ones come last in each. Never
     empty: when nothing matches, what is ordered most. Any text is a legal query.
     """
-    wanted = BATCHES * PRODUCTS_PER_BATCH
+    wanted = batches * per_batch
     found = [*_matching(question, wanted), *_matching(query, wanted)] or _rows(_MOST_ORDERED, wanted)
     lines = list(dict.fromkeys(_product_line(*row) for row in found))[:wanted]
-    return ["\n".join(lines[at : at + PRODUCTS_PER_BATCH]) for at in range(0, len(lines), PRODUCTS_PER_BATCH)]
+    return ["\n".join(lines[at : at + per_batch]) for at in range(0, len(lines), per_batch)]
 
 
 def lookup_orders(customer: str, question: str = "") -> str:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tightrope.app.compose import Runtime
-from tightrope.app.demo import demo_asks, demo_config, running, until_ready
+from tightrope.app.demo import running, until_ready
+from tightrope.app.staging import demo_asks, demo_config
 from tightrope.bench.load import Ask, ask_once
 from tightrope.kernel.journal import entries, replay
 from tightrope.model.ids import TenantId

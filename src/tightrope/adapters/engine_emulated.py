@@ -228,7 +228,7 @@ async def listening(engine: EmulatedEngine, host: str = "127.0.0.1", port: int =
 
 
 def command_line(setting: Setting, port: int) -> list[str]:
-    """The argument list of an engine in a process of its own."""
+    """The argument list of an engine in a process of its own; `setting_of` reads it."""
     return [
         sys.executable, "-m", "tightrope.adapters.engine_emulated",
         "--port", str(port),
@@ -247,10 +247,10 @@ def command_line(setting: Setting, port: int) -> list[str]:
 
 def main() -> int:
     """Serve until SIGTERM or SIGINT; status 2 for options that cannot be used."""
-    parser = _parser()
+    parser = option_parser()
     options = parser.parse_args()
     try:
-        setting = _setting(options)
+        setting = setting_of(options)
     except InvalidInput as error:
         parser.error(str(error))
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -261,7 +261,8 @@ def main() -> int:
             return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def option_parser() -> argparse.ArgumentParser:
+    """The options of the process."""
     parser = argparse.ArgumentParser(
         prog="python -m tightrope.adapters.engine_emulated", description=__doc__, allow_abbrev=False
     )
@@ -284,7 +285,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _setting(options: argparse.Namespace) -> Setting:
+def setting_of(options: argparse.Namespace) -> Setting:
+    """What the options say. Raises InvalidInput that names the one that cannot be used."""
     try:
         truth = read_truth(options.truth)
     except InvalidInput as error:

@@ -1,50 +1,41 @@
-"""`demo`: two tenants' workflows on real models and unequal replicas of this machine, from nothing to a table.
+"""`demo`: two tenants' workflows on unequal replicas of this machine, from nothing to a table.
 
 Owns the course of the demonstration: engines up, one streamed answer, a quick profile of what was never
 measured, a load at a share of what the fleet can bear under promises that it can keep, and the journal's own account.
+Which fleet and workflows are shown, real ones or emulated, is `staging.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 
-import tightrope
 from tightrope.app.cli.frame import ANSWER_IS_NO, DONE, Answer, Common
 from tightrope.app.compose import Runtime, compose, pairs_of
-from tightrope.app.config import Config, Model, parse_config
+from tightrope.app.config import Config, Model
 from tightrope.app.embedded import cache_dir, ensure_engine
 from tightrope.app.feasible import slo_within_reach
 from tightrope.app.profiling import measure_running, memory_of
+from tightrope.app.staging import REAL, Staging, emulated
 from tightrope.app.tables import summary_table
 from tightrope.app.workflows import load_workflows
-from tightrope.bench.capacity import Demand, stability_limit
+from tightrope.bench.capacity import stability_limit
 from tightrope.bench.load import Ask, Played, ask_once, play, poisson
 from tightrope.kernel.journal import entries
-from tightrope.model.errors import EngineFailed, NotFound
+from tightrope.model.errors import EngineFailed
 from tightrope.model.fleet import Accelerator, ReplicaSpec
-from tightrope.model.ids import ModelName, TenantId
+from tightrope.model.ids import ModelName
 from tightrope.model.json import Json
 from tightrope.model.outcome import FailureKind
 from tightrope.model.profile import Profile
 from tightrope.model.units import format_seconds
-from tightrope.ports import Message
 from tightrope.reports.summary import Summary, summarize
 from tightrope.reports.summary import as_json as summary_json
-from tightrope.runtime.client import RunInputs
 from tightrope.runtime.driver import Observer
-
-DEMAND = {
-    ModelName("small"): (Demand(calls=1.6, prompt_tokens=115, output_tokens=15),),
-    ModelName("big"): (Demand(calls=1.0, prompt_tokens=132, output_tokens=26),),
-}
-"""What a run of the two workflows asks on average, as `observed_demand` gives it for a journal of the demo."""
 
 FIRST = 0
 """The question that is shown: its place among those of the first workflow."""
@@ -68,13 +59,18 @@ class Demonstration:
     journal: Path
 
 
-def run(common: Common, *, runs: int, policy: str | None, seed: int, keep: Path | None) -> Answer:
+def run(
+    common: Common, *, fleet: str | None, runs: int | None, policy: str | None, seed: int, keep: Path | None
+) -> Answer:
     """The verb: everything from the engines to the table. Exit status 1 when a run did not end well."""
     started_s = time.monotonic()
-    ensure_engine(cache_dir(), common.say)
-    folder = keep or cache_dir() / "demo"
+    staging = REAL if fleet is None else emulated(fleet)
+    if staging.is_real:
+        ensure_engine(cache_dir(), common.say)
+    runs = runs or staging.runs
+    folder = keep or cache_dir() / staging.name
     found = asyncio.run(
-        _demonstrate(common, runs=runs, policy=policy, seed=seed, folder=folder, started_s=started_s)
+        _demonstrate(common, staging, runs=runs, policy=policy, seed=seed, folder=folder, started_s=started_s)
     )
     total = found.summary.total
     hint = f"tightrope explain last-late --journal {found.journal}"
@@ -83,10 +79,17 @@ def run(common: Common, *, runs: int, policy: str | None, seed: int, keep: Path 
 
 
 async def _demonstrate(
-    common: Common, *, runs: int, policy: str | None, seed: int, folder: Path, started_s: float
+    common: Common,
+    staging: Staging,
+    *,
+    runs: int,
+    policy: str | None,
+    seed: int,
+    folder: Path,
+    started_s: float,
 ) -> Demonstration:
-    config = demo_config(folder)
-    asks = demo_asks()
+    config = staging.config(folder)
+    asks = staging.asks()
     write: Say = (lambda _: None) if common.as_json else (lambda text: print(text, end="", flush=True))
     async with running(config, policy) as runtime:
         replicas = runtime.plan.replicas
@@ -94,7 +97,7 @@ async def _demonstrate(
         await until_ready(runtime, {spec.model: spec for spec in reversed(replicas)}.values())
         first, first_token_s = await _first_answer(runtime, asks[0][FIRST], common.say, write, started_s)
         await until_ready(runtime, replicas)
-        rate, asks = await bearable(runtime, SHARE_OF_CAPACITY, common.say)
+        rate, asks = await bearable(runtime, SHARE_OF_CAPACITY, common.say, staging)
         common.say(
             f"{runs} runs at {rate:.2f} runs/s, {SHARE_OF_CAPACITY:.0%} of what these replicas can bear"
         )
@@ -110,50 +113,6 @@ async def _demonstrate(
 
 
 # --- the parts, shared with the benches ------------------------------------------------------------------
-
-
-def demo_config(
-    folder: Path, journal: str = "demo.journal", others: Mapping[str, str] = MappingProxyType({})
-) -> Config:
-    """The demo's configuration, keeping state and journal in `folder`; `others` are further keys, as variables name
-    them."""
-    file = examples_folder() / "demo" / "tightrope.yaml"
-    overrides = {
-        "TIGHTROPE_CLUSTER__LOCAL__STATE": str(folder),
-        "TIGHTROPE_JOURNAL__PATH": str(folder / journal),
-        **others,
-    }
-    return parse_config(file.read_text("utf-8"), file, overrides).config
-
-
-def examples_folder() -> Path:
-    """Where the examples lie: beside the sources, or inside the installed package. Raises NotFound."""
-    package = Path(tightrope.__file__).parent
-    for folder in (package.parent.parent / "examples", package / "examples"):
-        if (folder / "demo" / "tightrope.yaml").is_file():
-            return folder
-    raise NotFound("the examples are not installed; run the demo from a checkout of the project")
-
-
-def demo_asks() -> list[list[Ask]]:
-    """What may be asked of the two workflows, one group for each."""
-    examples = examples_folder()
-    questions = (examples / "rag" / "questions.txt").read_text("utf-8").splitlines()
-    requests = [
-        json.loads(line) for line in (examples / "shop" / "requests.jsonl").read_text("utf-8").splitlines()
-    ]
-    return [
-        [Ask(TenantId("library"), "rag", _chat(question)) for question in questions if question.strip()],
-        [
-            Ask(TenantId("shop"), "shopping", _chat(ask["question"], ask.get("customer_id")))
-            for ask in requests
-        ],
-    ]
-
-
-def _chat(question: str, customer: str | None = None) -> RunInputs:
-    metadata = {} if customer is None else {"customer_id": customer}
-    return RunInputs(messages=(Message("user", question),), metadata=metadata)
 
 
 @asynccontextmanager
@@ -191,13 +150,13 @@ async def until_ready(
 
 
 async def bearable(
-    runtime: Runtime, share: float, say: Say, *, is_fresh: bool = False
+    runtime: Runtime, share: float, say: Say, staging: Staging = REAL, *, is_fresh: bool = False
 ) -> tuple[float, list[list[Ask]]]:
     """The rate, in runs/s, at which the demo's load is this share of the stability limit, and what is asked then, with
     promises that can be kept; measures what is not known, or everything anew."""
     await _measure(runtime, say, is_fresh)
-    rate = share * stability_limit(DEMAND, _fleet_profiles(runtime))
-    return rate, _within_reach(demo_asks(), runtime, say)
+    rate = share * stability_limit(staging.demand, _fleet_profiles(runtime))
+    return rate, _within_reach(staging.asks(), runtime, say)
 
 
 async def _measure(runtime: Runtime, say: Say, is_fresh: bool) -> None:

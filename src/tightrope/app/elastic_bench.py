@@ -15,8 +15,9 @@ from typing import cast
 
 from tightrope.app.cli.frame import ANSWER_IS_NO, DONE, Answer, Common
 from tightrope.app.compose import Runtime
-from tightrope.app.demo import bearable, demo_config, running, until_ready
+from tightrope.app.demo import bearable, running, until_ready
 from tightrope.app.embedded import cache_dir, ensure_engine
+from tightrope.app.staging import demo_config
 from tightrope.app.tables import grid
 from tightrope.bench.elastic import Elastic, Part, elastic
 from tightrope.bench.elastic_plot import draw_elastic

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import cast
 
 from tightrope.app.cli.frame import Common
-from tightrope.app.demo import bearable, demo_config, running, until_ready
+from tightrope.app.demo import bearable, running, until_ready
 from tightrope.app.embedded import cache_dir, ensure_engine
+from tightrope.app.staging import demo_config
 from tightrope.app.tables import grid
 from tightrope.bench.demand import observed_demand
 from tightrope.bench.load import Arrival, Played, play, poisson

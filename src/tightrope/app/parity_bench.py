@@ -10,8 +10,9 @@ from pathlib import Path
 
 from tightrope.app.cli.frame import Common
 from tightrope.app.config import Config
-from tightrope.app.demo import bearable, demo_config, running, until_ready
+from tightrope.app.demo import bearable, running, until_ready
 from tightrope.app.embedded import cache_dir, ensure_engine
+from tightrope.app.staging import demo_config
 from tightrope.bench.load import Arrival, play, poisson
 from tightrope.bench.parity import Parity, parity
 
