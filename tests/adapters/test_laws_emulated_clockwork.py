@@ -108,7 +108,7 @@ def _done(clockwork: Clockwork, what: Request | CallId | None, at_s: float) -> l
             return clockwork.cancel(what, at_s)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(truths, askings, st.lists(moments, max_size=20), st.integers(1, 5))
 def test_1_first_and_last_tokens_come_when_they_are_simulated(
     truth: Truth, asked: list[Asking], glances_s: list[float], stride: int
@@ -125,7 +125,7 @@ def test_1_first_and_last_tokens_come_when_they_are_simulated(
     assert last_s == {call: at_s for (call, is_last), at_s in expected.items() if is_last}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(truths, askings, st.integers(1, 5))
 def test_2_tokens_are_told_in_order_by_the_stride(truth: Truth, asked: list[Asking], stride: int) -> None:
     told: defaultdict[CallId, list[Progress]] = defaultdict(list)
@@ -142,7 +142,7 @@ def test_2_tokens_are_told_in_order_by_the_stride(truth: Truth, asked: list[Aski
             assert len(counts) == len(whole)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(truths, askings, st.floats(0.01, 0.99))
 def test_3_nothing_is_told_before_the_moment_that_was_named(
     truth: Truth, asked: list[Asking], part: float
@@ -160,7 +160,7 @@ def test_3_nothing_is_told_before_the_moment_that_was_named(
     assert clockwork.calls == 0
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(askings, st.integers(0, 30), st.integers(1, 100))
 def test_4_standing_still_makes_late_by_as_long(asked: list[Asking], before: int, still_s: int) -> None:
     requests = [Request(CallId(str(at)), one.prompt, one.output) for at, one in enumerate(asked)]
@@ -187,7 +187,7 @@ def test_4_standing_still_makes_late_by_as_long(asked: list[Asking], before: int
     assert paused[before:] == pytest.approx([at_s + still_s for at_s in plain[before:]])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(truths, askings)
 def test_5_in_the_end_nothing_is_held_or_due(truth: Truth, asked: list[Asking]) -> None:
     clockwork = Clockwork(truth, Random(1))
