@@ -31,6 +31,7 @@ from tightrope.app.compose import (
     stored_profiles,
 )
 from tightrope.app.config import Config, Model, load_config
+from tightrope.app.config_form import LlamaCpp
 from tightrope.app.embedded import cache_dir, ensure_engine
 from tightrope.app.progress import bar
 from tightrope.model.codec import encode
@@ -78,7 +79,9 @@ def run(
 ) -> Answer:
     """The verb: measure, store, say. Exit status 1 when the profile is refused or predicts too badly."""
     config = load_config(common.config)
-    ensure_engine(cache_dir(), common.say)
+    asked = config.model(model)
+    if asked is not None and isinstance(asked.engine, LlamaCpp):
+        ensure_engine(cache_dir(), common.say)
     with bar(common, f"{model} on {accelerator}") as progress:
         measured = asyncio.run(
             measure_pair(
