@@ -121,11 +121,16 @@ class Batch:
         return True
 
     def produced(self, steps: int) -> dict[CallId, int]:
-        """Tokens that each running sequence has produced once `steps` more steps like the composed one are over."""
+        """Tokens of each sequence that runs or was put out, once `steps` more steps like the composed one are over."""
         over = self._step + steps
-        return {
+        counts = {
             call: one.generated + (over - one.since if one.end else 0) for call, one in self.running.items()
         }
+        for call, one in self.waiting.items():
+            if not one.generated:  # those that were put out stand before all others
+                break
+            counts[call] = one.generated
+        return counts
 
     # --- composing a step --------------------------------------------------------------------------------
 

@@ -148,7 +148,7 @@ class SimEngine:
         return 1000 * (self._first_s + self._slope_s * (over - 1) if over else self._pace_s)
 
     def produced(self) -> dict[CallId, int]:
-        """Tokens that each running call has produced by now, those of the steps of a leap that are over included."""
+        """Tokens that each call has produced by now that runs or was put out, also in the middle of a leap."""
         return self._batch.produced(self._steps_over(self._now_s))
 
     def after_steps_s(self, steps: int) -> float:
