@@ -117,13 +117,14 @@ def code_digest(more: tuple[str, ...] = ()) -> str:
     return hashed(sorted(sources + data))
 
 
-def hashed(files: Iterable[tuple[str, Path]]) -> str:
-    """Twelve hex digits over names and contents."""
+def hashed(files: Iterable[tuple[str, Path | bytes]], width: int = 12) -> str:
+    """So many hex digits over names and contents; what is no file is the content itself."""
     whole = hashlib.sha256()
     for name, file in files:
         whole.update(f"{name}\0".encode())
-        whole.update(hashlib.sha256(file.read_bytes()).digest())
-    return whole.hexdigest()[:12]
+        content = file if isinstance(file, bytes) else file.read_bytes()
+        whole.update(hashlib.sha256(content).digest())
+    return whole.hexdigest()[:width]
 
 
 def _files(place: Path) -> Iterable[Path]:

@@ -1,0 +1,136 @@
+"""The two workflows of the benchmark as a Ray Serve application, composed as its documents say.
+
+A deployment for each model, whose replicas each stand before one engine; a deployment that takes requests and
+runs the workflows, and reaches the models through handles. Which replica gets a call is Ray Serve's to decide.
+Every directive for an engine comes with the request, so nothing here knows how long an answer will be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+
+import aiohttp
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+from starlette.requests import Request
+from starlette.responses import JSONResponse, StreamingResponse
+
+NOTES = "notes that a search has found"
+"""What the code of the workflows returns, as on the other side."""
+
+INGRESS_CONCURRENCY = 10_000
+"""Runs are waits, not work: one process holds any number of them."""
+
+
+@serve.deployment
+class Model:
+    """One model. Replica number r stands before the engine at `urls[r]`: unequal cards are unequal replicas."""
+
+    def __init__(self, name: str, urls: list[str]) -> None:
+        self._name = name
+        self._url = urls[serve.get_replica_context().rank.rank] + "/chat/completions"
+        self._session: aiohttp.ClientSession | None = None
+
+    async def complete(self, prompt: str, max_tokens: int) -> str:
+        """A whole answer."""
+        return "".join([piece async for piece in self.stream(prompt, max_tokens)])
+
+    async def stream(self, prompt: str, max_tokens: int) -> AsyncIterator[str]:
+        """An answer in pieces, as the engine makes them."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None)
+            )
+        body = {
+            "model": self._name,
+            "messages": [{"role": "user", "content": prompt}],
+            "max_tokens": max_tokens,
+            "stream": True,
+        }
+        async with self._session.post(self._url, json=body) as response:
+            if response.status != 200:
+                raise RuntimeError(f"{self._url} answered {response.status}: {(await response.text())[:300]}")
+            async for line in response.content:
+                if line.startswith(b"data: {"):
+                    choices = json.loads(line[6:])["choices"]
+                    text = choices[0]["delta"].get("content") if choices else None
+                    if text:
+                        yield text
+
+
+@serve.deployment
+class Workflows:
+    """Takes requests in the shape of OpenAI's chat API and runs the workflow that they name, answers streamed."""
+
+    def __init__(self, small: DeploymentHandle, large: DeploymentHandle) -> None:
+        self._small = small.options(method_name="complete")
+        self._large = large.options(method_name="complete")
+        self._reader = large.options(method_name="stream", stream=True)
+
+    async def __call__(self, request: Request) -> JSONResponse | StreamingResponse:
+        if request.method != "POST":
+            return JSONResponse({"status": "ok"})
+        body = await request.json()
+        question, asks = body["messages"][-1]["content"], body["metadata"]
+        run = self._rag if body["model"] == "workflow/rag" else self._shop
+        return StreamingResponse(_frames(run(question, asks)), media_type="text/event-stream")
+
+    # --- the workflows -------------------------------------------------------------------------------
+
+    async def _rag(self, question: str, asks: Mapping[str, str]) -> AsyncIterator[str]:
+        found = await _code(asks["retrieve"])
+        rewritten = await self._small.remote(_prompt(question, found, asks["rewrite"]), 192)
+        async for piece in self._reader.remote(_prompt(question, found, rewritten, asks["answer"]), 600):
+            yield piece
+
+    async def _shop(self, question: str, asks: Mapping[str, str]) -> AsyncIterator[str]:
+        intent = await self._small.remote(_prompt(question, asks["classify"]), 16)
+        rank = look_up = draft = check = ""
+        if intent == "products":
+            refined = await self._small.remote(_prompt(question, asks["refine"]), 64)
+            found = await _code(asks["search"], refined)
+            rank = await self._large.remote(_prompt(question, found, asks["rank"]), 256)
+        elif intent == "order":
+            look_up = await _code(asks["look_up"])
+        elif intent == "complaint":
+            summary, draft = await asyncio.gather(
+                self._small.remote(_prompt(question, asks["summarise"]), 256),
+                self._large.remote(_prompt(question, asks["draft"]), 400),
+            )
+            check = await self._small.remote(_prompt(summary, draft, asks["check"]), 128)
+        prompt = _prompt(question, rank, look_up, draft, check, asks["reply"])
+        async for piece in self._reader.remote(prompt, 600):
+            yield piece
+
+
+def _prompt(*parts: str) -> str:
+    return "\n".join(parts)
+
+
+async def _code(wait_s: str, *_: str) -> str:
+    await asyncio.sleep(float(wait_s))
+    return NOTES
+
+
+async def _frames(pieces: AsyncIterator[str]) -> AsyncIterator[str]:
+    async for piece in pieces:
+        yield "data: " + json.dumps({"choices": [{"index": 0, "delta": {"content": piece}}]}) + "\n\n"
+    yield "data: [DONE]\n\n"
+
+
+def application(small: Mapping[str, object], large: Mapping[str, object], most: int) -> serve.Application:
+    """`small` and `large` each have `name` and `urls`; `most` calls at once are given to one replica."""
+    ingress = Workflows.options(max_ongoing_requests=INGRESS_CONCURRENCY, ray_actor_options={"num_cpus": 0})
+    return ingress.bind(_model(small, most), _model(large, most))
+
+
+def _model(model: Mapping[str, object], most: int) -> serve.Application:
+    urls = model["urls"]
+    return Model.options(
+        name=str(model["name"]),
+        num_replicas=len(urls),
+        max_ongoing_requests=most,
+        ray_actor_options={"num_cpus": 0},
+    ).bind(model["name"], urls)
