@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
 
 import aiohttp
 from ray import serve
@@ -35,11 +36,25 @@ class Model:
 
     async def complete(self, prompt: str, max_tokens: int) -> str:
         """A whole answer."""
-        return "".join([piece async for piece in self.stream(prompt, max_tokens)])
+        async with self._post(prompt, max_tokens, is_streamed=False) as response:
+            await self._refuse_errors(response)
+            return (await response.json())["choices"][0]["message"]["content"]
 
     async def stream(self, prompt: str, max_tokens: int) -> AsyncIterator[str]:
         """An answer in pieces, as the engine makes them."""
-        if self._session is None:
+        async with self._post(prompt, max_tokens, is_streamed=True) as response:
+            await self._refuse_errors(response)
+            async for line in response.content:
+                if line.startswith(b"data: {"):
+                    choices = json.loads(line[6:])["choices"]
+                    text = choices[0]["delta"].get("content") if choices else None
+                    if text:
+                        yield text
+
+    def _post(
+        self, prompt: str, max_tokens: int, *, is_streamed: bool
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        if self._session is None:  # made where the event loop runs
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None)
             )
@@ -47,17 +62,13 @@ class Model:
             "model": self._name,
             "messages": [{"role": "user", "content": prompt}],
             "max_tokens": max_tokens,
-            "stream": True,
+            "stream": is_streamed,
         }
-        async with self._session.post(self._url, json=body) as response:
-            if response.status != 200:
-                raise RuntimeError(f"{self._url} answered {response.status}: {(await response.text())[:300]}")
-            async for line in response.content:
-                if line.startswith(b"data: {"):
-                    choices = json.loads(line[6:])["choices"]
-                    text = choices[0]["delta"].get("content") if choices else None
-                    if text:
-                        yield text
+        return self._session.post(self._url, json=body)
+
+    async def _refuse_errors(self, response: aiohttp.ClientResponse) -> None:
+        if response.status != 200:
+            raise RuntimeError(f"{self._url} answered {response.status}: {(await response.text())[:300]}")
 
 
 @serve.deployment

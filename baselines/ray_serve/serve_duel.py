@@ -11,9 +11,8 @@ import json
 import sys
 
 import ray
-from ray import serve
-
 from application import application
+from ray import serve
 
 
 def main() -> int:
@@ -29,7 +28,9 @@ def main() -> int:
     )
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": asked["port"]})
-        serve.run(application(asked["small"], asked["large"], asked["max_ongoing_requests"]), route_prefix="/")
+        serve.run(
+            application(asked["small"], asked["large"], asked["max_ongoing_requests"]), route_prefix="/"
+        )
         print("ready", flush=True)
         sys.stdin.read()
     finally:

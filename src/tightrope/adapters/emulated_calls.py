@@ -74,6 +74,7 @@ class Calls:
         self._timer: Cancellable | None = None
         self.prompt_tokens = 0
         self.output_tokens = 0
+        self.answered = 0
 
     def begin(self, asked: Asked, reply: Reply) -> None:
         """Take a call and answer it in time. Raises Refused when it cannot be answered."""
@@ -195,6 +196,7 @@ class Calls:
         reason = "length" if answer.is_cut else "stop"
         self.prompt_tokens += call.asked.prompt_tokens
         self.output_tokens += answer.tokens
+        self.answered += 1
         if call.asked.is_streamed:
             rest = self._pieces(call, answer.tokens) + frames.finish(reason)
             call.reply.end(rest + frames.last(answer.tokens, cached_tokens))

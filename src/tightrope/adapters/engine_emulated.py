@@ -190,6 +190,7 @@ class EmulatedEngine:
             ("kv_cache_usage_perc", "gauge", occupied.kv_tokens / self._setting.truth.profile.kv_tokens),
             ("prompt_tokens_total", "counter", self._calls.prompt_tokens),
             ("generation_tokens_total", "counter", self._calls.output_tokens),
+            ("request_success_total", "counter", self._calls.answered),
         )
         label = msgspec.json.encode(self._setting.name).decode()
         lines = "".join(

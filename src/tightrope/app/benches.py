@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import cast
 
 from tightrope.app.cli.frame import ANSWER_IS_NO, Answer, Common
+from tightrope.app.duel_bench import bench_duel
 from tightrope.app.elastic_bench import bench_elastic
 from tightrope.app.live_bench import LIVE_POLICIES, Live, bench_live
 from tightrope.app.paper_bench import bench_paper
@@ -41,6 +42,8 @@ ABLATION_RATES, ABLATION_SEEDS = ("90%", "110%"), "100-103"
 
 def run(common: Common, name: str, options: Options) -> Answer:
     """The verb: run one benchmark by its name. Raises NotFound, which lists the names, if there is none."""
+    if options.which and name != "duel":
+        raise InvalidInput(f"{name} takes no second name; {options.which!r} stands after it")
     if name in BENCHES:
         return BENCHES[name](common, options)
     if name in scenario_names() or name.endswith((".yaml", ".yml")):
@@ -71,6 +74,14 @@ def _parity(common: Common, options: Options) -> Answer:
     text = f"{parity_table(found)}\n\nthe journal: {journal}"
     answer = _kept(options.out, cast(Json, encode(found)), text)
     return answer if found.holds else replace(answer, code=ANSWER_IS_NO)
+
+
+def _duel(common: Common, options: Options) -> Answer:
+    if not options.which:
+        raise InvalidInput(
+            "say which scenario, such as `tightrope bench duel mixed` or `duel paper-two-node`"
+        )
+    return bench_duel(common, options)
 
 
 def _credibility(common: Common, options: Options) -> Answer:
@@ -167,5 +178,6 @@ BENCHES: dict[str, Callable[[Common, Options], Answer]] = {
     "live": _live,
     "elastic": _elastic,
     "parity": _parity,
+    "duel": _duel,
 }
 """What is measured otherwise than by one scenario."""

@@ -70,6 +70,9 @@ class Options:
     is_quick: bool = False
     runs: int = 60
     share: float = 0.7
+    which: str = ""
+    time_scale: float | None = None
+    duration: str = ""
 
     def words(self) -> list[str]:
         """The options as they are typed."""
@@ -81,6 +84,8 @@ class Options:
         found += ["--scenario", self.scenario] if self.scenario != "mixed" else []
         found += ["--steps", str(self.steps)] if self.steps != STEPS else []
         found += ["--quick"] if self.is_quick else []
+        found += ["--time-scale", f"{self.time_scale:g}"] if self.time_scale is not None else []
+        found += ["--duration", self.duration] if self.duration else []
         return found + (["--out", str(self.out)] if self.out else [])
 
 

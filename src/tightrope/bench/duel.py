@@ -89,8 +89,8 @@ class DuelCell:
 class Round:
     """What came of a cell. `figures` are in seconds of the scenario: those of the wall over the time scale.
 
-    `busy` is the share of all processors that was in use while runs arrived, by anybody. `late_p99_s` is how much
-    later than planned the client sent, on the wall.
+    `busy` is the share of all processors that was in use while runs arrived, by anybody, and `own` the part of it that
+    the duel's own programs used. `late_p99_s` is how much later than planned the client sent, on the wall.
     """
 
     digest: str
@@ -99,6 +99,7 @@ class Round:
     seed: int
     time_scale: float
     busy: float
+    own: float
     late_p99_s: float
     figures: Figures
     took_s: float
@@ -124,7 +125,9 @@ def check_scenario(scenario: Scenario) -> None:
         named = scenario.recording or ", ".join(sorted(strange))
         raise InvalidInput(f"Ray Serve has the workflows rag and shop only, and {scenario.name} has {named}")
     if scenario.mishaps or scenario.beliefs or scenario.elastic or scenario.telemetry_delay_s:
-        raise InvalidInput(f"{scenario.name} has faults, wrong beliefs or an elastic fleet; duels have none of them")
+        raise InvalidInput(
+            f"{scenario.name} has faults, wrong beliefs or an elastic fleet; duels have none of them"
+        )
 
 
 def in_turn(systems: Sequence[str], number: int) -> list[str]:

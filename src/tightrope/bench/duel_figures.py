@@ -42,7 +42,8 @@ def live_figures(
     found = figures(records(runs, seen, time_scale), window(scenario), {}, bill(scenario))
     calls = sum(calls_by_card.values())
     shares = tuple(
-        CardShare(card, count, count / calls if calls else 0.0) for card, count in sorted(calls_by_card.items())
+        CardShare(card, count, count / calls if calls else 0.0)
+        for card, count in sorted(calls_by_card.items())
     )
     return replace(found, calls=calls, shares=shares)
 
@@ -50,7 +51,9 @@ def live_figures(
 def records(runs: Sequence[RunScript], seen: Sequence[Seen], time_scale: float) -> list[RunRecord]:
     """How every run went for its client. One that the client wrote nothing about was not finished."""
     by_run = {one.run: one for one in seen}
-    return [_record(run, by_run.get(run.run) or Seen(run.run, run.at_s * time_scale), time_scale) for run in runs]
+    return [
+        _record(run, by_run.get(run.run) or Seen(run.run, run.at_s * time_scale), time_scale) for run in runs
+    ]
 
 
 def _record(run: RunScript, seen: Seen, time_scale: float) -> RunRecord:

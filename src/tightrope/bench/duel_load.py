@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
+from typing import assert_never
 
 from tightrope.bench.cell import cell_scripts, profiles
 from tightrope.bench.scenario import Scenario
@@ -53,13 +54,17 @@ def asked_by_request(workflow: Workflow) -> Workflow:
 
 def _asked(node: Node) -> Node:
     ask = (_ASK, Binding((Ref("input", (node.id,)),)))
-    match node.work:
+    return replace(node, work=_work(node.work), inputs=(*node.inputs, ask))
+
+
+def _work(work: ModelCall | CodeCall) -> ModelCall | CodeCall:
+    match work:
         case ModelCall(prompt=prompt):
-            text = f"{prompt.text}\n{{{{ {_ASK} }}}}"
-            work: ModelCall | CodeCall = replace(node.work, prompt=Prompt(text=text), temperature=None)
+            return replace(work, prompt=Prompt(text=f"{prompt.text}\n{{{{ {_ASK} }}}}"))
         case CodeCall(function):
-            work = replace(node.work, function=f"{NODES}:{function.rpartition(':')[2]}")
-    return replace(node, work=work, inputs=(*node.inputs, ask))
+            return replace(work, function=f"{NODES}:{function.rpartition(':')[2]}")
+        case _:
+            assert_never(work)
 
 
 # --- the runs --------------------------------------------------------------------------------------------
@@ -84,7 +89,9 @@ def _fitted(run: RunScript) -> RunScript:
             (item,) = run.calls[node.id]
             output = min(item.output_tokens, node.work.max_tokens)
             # Two bytes more than what is there: a prompt that ends between two tokens counts the last one whole.
-            least = -(-(_given_bytes(run, node, calls) + len(_order(run, node, output)) + 2) // BYTES_PER_TOKEN)
+            least = -(
+                -(_given_bytes(run, node, calls) + len(_order(run, node, output)) + 2) // BYTES_PER_TOKEN
+            )
             tokens = max(item.prompt_tokens, least)
             calls[node.id] = (CallScript(tokens, output, prompt_bytes=BYTES_PER_TOKEN * tokens),)
     return replace(run, calls=calls)
@@ -159,7 +166,9 @@ def requests(runs: Sequence[RunScript], time_scale: float) -> Iterator[Request]:
                 "stream": True,
                 "messages": [{"role": "user", "content": QUESTION}],
                 "metadata": {
-                    node.id: _ask(run, node, time_scale) for node in run.workflow.nodes if is_taken(run, node)
+                    node.id: _words_to(run, node, time_scale)
+                    for node in run.workflow.nodes
+                    if is_taken(run, node)
                 },
             },
             answer_bytes=BYTES_PER_TOKEN * answer.output_tokens,
@@ -172,7 +181,7 @@ def _promise(run: RunScript, time_scale: float) -> dict[str, str]:
     return {name: f"{1000 * time_scale * value:.3f}" for name, value in found.items() if value is not None}
 
 
-def _ask(run: RunScript, node: Node, time_scale: float) -> str:
+def _words_to(run: RunScript, node: Node, time_scale: float) -> str:
     (item,) = run.calls[node.id]
     if isinstance(node.work, CodeCall):
         return f"{item.seconds * time_scale:.6f}"

@@ -7,17 +7,17 @@ import asyncio
 from tightrope.bench.duel_load import NOTES
 
 
-async def retrieve(question: str, ask: str) -> str:
+async def retrieve(ask: str, **_: str) -> str:
     """Passages about a question."""
     return await _found(ask)
 
 
-async def search(refine: str, ask: str) -> str:
+async def search(ask: str, **_: str) -> str:
     """Products that fit some words."""
     return await _found(ask)
 
 
-async def look_up(question: str, ask: str) -> str:
+async def look_up(ask: str, **_: str) -> str:
     """An order of a customer."""
     return await _found(ask)
 

@@ -16,16 +16,18 @@ LOWEST, HIGHEST = 0.02, 3.0
 """No rate outside these is tried, however good or bad a policy is."""
 
 
-def next_shares(curve: Mapping[float, float], levels: Sequence[float] = LEVELS) -> list[float]:
+def next_shares(
+    curve: Mapping[float, float], levels: Sequence[float] = LEVELS, tolerance: float = TOLERANCE
+) -> list[float]:
     """The rates at which the curve (share -> mean goodput, at least one point) has to be known next.
 
     None when every level lies between two rates that are close enough, or outside of what is tried.
     """
-    wanted = {_next_share(sorted(curve.items()), level) for level in levels}
+    wanted = {_next_share(sorted(curve.items()), level, tolerance) for level in levels}
     return sorted(share for share in wanted if share is not None)
 
 
-def _next_share(points: Sequence[tuple[float, float]], level: float) -> float | None:
+def _next_share(points: Sequence[tuple[float, float]], level: float, tolerance: float) -> float | None:
     reached = [share for share, goodput in points if goodput >= level]
     if not reached:
         lowest = points[0][0]
@@ -35,7 +37,7 @@ def _next_share(points: Sequence[tuple[float, float]], level: float) -> float | 
     if not beyond:
         return _rounded(min(HIGHEST, below * 1.25)) if below < HIGHEST else None
     above = min(beyond)
-    return _rounded((below + above) / 2) if above - below > TOLERANCE + 1e-9 else None
+    return _rounded((below + above) / 2) if above - below > tolerance + 1e-9 else None
 
 
 def _rounded(share: float) -> float:

@@ -11,6 +11,7 @@ from tightrope.app.cli.frame import Answer, Common, verb
 
 @click.command()
 @click.argument("name")
+@click.argument("which", required=False, default="")
 @click.option(
     "--policies", metavar="NAME,...", default="", help="Compare these; default: those of the scenario."
 )
@@ -54,6 +55,15 @@ from tightrope.app.cli.frame import Answer, Common, verb
     help="live, elastic, parity: share of capacity.",
 )
 @click.option(
+    "--time-scale",
+    type=click.FloatRange(1.0, 100.0),
+    metavar="X",
+    help="duel: everything takes so many times as long.  [default: 4]",
+)
+@click.option(
+    "--duration", metavar="TIME", default="", help="duel: how long runs arrive; default: the scenario's."
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path),
     metavar="PATH",
@@ -63,6 +73,7 @@ from tightrope.app.cli.frame import Answer, Common, verb
 def bench(
     common: Common,
     name: str,
+    which: str,
     policies: str,
     rates: str,
     seeds: str,
@@ -74,6 +85,8 @@ def bench(
     is_quick: bool,
     runs: int,
     load: float,
+    time_scale: float | None,
+    duration: str,
     out: Path | None,
 ) -> Answer:
     """Run NAME: a scenario (a name under `scenarios/`, or a file), or one of
@@ -92,6 +105,7 @@ def bench(
     live         policies on this machine's own engines
     elastic      a fleet on this machine's own engines that begins and ends at zero
     parity       this machine's own engines against their simulation
+    duel WHICH   Tightrope and Ray Serve, live, on emulated engines of a scenario
 
     What has been simulated already is not simulated again: an interrupted benchmark goes on where it stopped.
     """
@@ -111,6 +125,9 @@ def bench(
         is_quick=is_quick,
         runs=runs,
         share=load,
+        which=which,
+        time_scale=time_scale,
+        duration=duration,
     )
     return run(common, name, options)
 
