@@ -96,7 +96,7 @@ def duel_report(
         if len(by_seed := _by_seed(rounds, name, per_s)) == len(seeds)
     ]
     live = [
-        Measured(name, per_s / limit, per_s, tuple(one.figures for one in found))
+        Measured(name, round(per_s / limit, 4), per_s, tuple(one.figures for one in found))
         for name, per_s, found in points
     ]
     simulated = [

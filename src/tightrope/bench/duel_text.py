@@ -87,8 +87,8 @@ _AGAINST = (
 )
 _ROUNDS = (
     f"Busy: share of all processor cores in use, by anybody, while runs arrived; above {BUSIEST:.0%} a round does not "
-    "count and is repeated with a larger time scale. Own: the part of it that the programs of the duel used. Late: how much later than planned the client sent, 99th "
-    "percentile, on the wall."
+    "count and is repeated with a larger time scale. Own: the part of it that the programs of the duel used. Late: how "
+    "much later than planned the client sent, 99th percentile, on the wall."
 )
 
 
