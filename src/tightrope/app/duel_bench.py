@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -46,7 +47,15 @@ from tightrope.bench.duel import (
     round_digest,
 )
 from tightrope.bench.duel_client import Seen
-from tightrope.bench.duel_figures import answered, busy_share, lateness_p99_s, live_figures, read_seen
+from tightrope.bench.duel_figures import (
+    Work,
+    busy_share,
+    lateness_p99_s,
+    live_figures,
+    planned_tokens,
+    read_seen,
+    work_of,
+)
 from tightrope.bench.duel_load import duel_runs, requests
 from tightrope.bench.duel_report import LEVELS, DuelReport, duel_report
 from tightrope.bench.duel_text import duel_json, duel_markdown, duel_summary
@@ -191,10 +200,19 @@ def _kept(common: Common, duel: Duel, store: Store[Round], cell: DuelCell) -> Ro
     name = round_digest(cell, peer_folder())
     found = store.get(name)
     if found is None:
-        found = _played(duel, cell, name)
+        found = _tried_twice(common, duel, cell, name)
         store.keep(found)
         common.say(_said(cell, found))
     return found
+
+
+def _tried_twice(common: Common, duel: Duel, cell: DuelCell, name: str) -> Round:
+    """A program that fails once, on a machine that was busy for a moment, does not end a benchmark of hours."""
+    try:
+        return _played(duel, cell, name)
+    except DuelFailed as failed:
+        common.say(f"{cell}: {failed}\ntrying it once more")
+        return _played(duel, cell, name)
 
 
 def _said(cell: DuelCell, found: Round) -> str:
@@ -223,11 +241,11 @@ def _played(duel: Duel, cell: DuelCell, name: str) -> Round:
         endpoints = start_engines(programs, cell)
         port = start_system(programs, cell, runs, endpoints)
         _warm_up(programs, cell, port)
-        earlier = _answered(endpoints)
+        earlier = _works(endpoints)
         seen, used = _load(programs, cell, runs, port)
-        calls = _answered(endpoints)
-    calls.subtract(earlier)
+        done = [now.since(then) for now, then in zip(_works(endpoints), earlier, strict=True)]
     _tidy(folder)
+    planned = planned_tokens(runs, seen)
     return Round(
         digest=name,
         system=cell.system,
@@ -237,7 +255,8 @@ def _played(duel: Duel, cell: DuelCell, name: str) -> Round:
         busy=round(used.busy, 4),
         own=round(used.own, 4),
         late_p99_s=round(lateness_p99_s(seen), 6),
-        figures=live_figures(cell.scenario, runs, seen, cell.time_scale, calls),
+        work=round(sum(one.tokens for one in done) / planned, 6) if planned else 0.0,
+        figures=live_figures(cell.scenario, runs, seen, cell.time_scale, _calls_by_card(endpoints, done)),
         took_s=round(time.monotonic() - began_s, 3),
     )
 
@@ -299,17 +318,23 @@ def _client(
     program.until(lambda: program.has_said("began"), PATIENCE_S)
     meanwhile()
     last_s = max(run.at_s for run in runs) + 2 * PATIENCE_S
-    program.process.wait(last_s * time_scale)
+    try:
+        program.process.wait(last_s * time_scale)
+    except subprocess.TimeoutExpired:
+        raise DuelFailed(f"the client does not end; what it said is in {program.log}") from None
     if program.process.returncode:
         raise DuelFailed(f"the client has failed; what it said is in {program.log}")
     return read_seen(out.read_text("utf-8").splitlines())
 
 
-def _answered(endpoints: Sequence[Endpoint]) -> Counter[AcceleratorName]:
-    """Calls that engines have answered so far, by card."""
+def _works(endpoints: Sequence[Endpoint]) -> list[Work]:
+    return [work_of(text_at(f"{endpoint.root}/metrics")) for endpoint in endpoints]
+
+
+def _calls_by_card(endpoints: Sequence[Endpoint], done: Sequence[Work]) -> Counter[AcceleratorName]:
     counts: Counter[AcceleratorName] = Counter()
-    for endpoint in endpoints:
-        counts[endpoint.accelerator] += answered(text_at(f"{endpoint.root}/metrics"))
+    for endpoint, work in zip(endpoints, done, strict=True):
+        counts[endpoint.accelerator] += work.calls
     return counts
 
 

@@ -90,7 +90,8 @@ class Round:
     """What came of a cell. `figures` are in seconds of the scenario: those of the wall over the time scale.
 
     `busy` is the share of all processors that was in use while runs arrived, by anybody, and `own` the part of it that
-    the duel's own programs used. `late_p99_s` is how much later than planned the client sent, on the wall.
+    the duel's own programs used. `late_p99_s` is how much later than planned the client sent, on the wall. `work` is
+    what engines read and said, in tokens, over what the whole runs need: 1 when every run was whole.
     """
 
     digest: str
@@ -101,6 +102,7 @@ class Round:
     busy: float
     own: float
     late_p99_s: float
+    work: float
     figures: Figures
     took_s: float
 
@@ -175,28 +177,44 @@ Load = tuple[str, float, int]
 """A policy, runs per second, and a seed."""
 
 
+PLAYS = 5
+"""A policy that draws lots is simulated so often, with other lots each time: live, nobody knows which were drawn."""
+_DRAWS_LOTS = "power-of-two"
+
+
 def predictions(
     scenario: Scenario, loads: Sequence[Load], store: Store[Result], workers: int, tell: Tell
-) -> dict[Load, Figures]:
-    """The same runs under the same policies, simulated; what the store has already is not simulated again."""
-    names = {load: _prediction_digest(scenario, load) for load in loads}
+) -> dict[Load, tuple[Figures, ...]]:
+    """The same runs under the same policies, simulated, some several times; what the store has is not done again."""
+    names = {
+        (load, play): _prediction_digest(scenario, load, play)
+        for load in loads
+        for play in range(PLAYS if load[0] == _DRAWS_LOTS else 1)
+    }
     jobs = {
-        name: Job(partial(_predicted, name, scenario, load), f"{load[0]} {load[1]:.2f} runs/s seed {load[2]}")
-        for load, name in names.items()
+        name: Job(
+            partial(_predicted, name, scenario, load, play), f"{load[0]} {load[1]:.2f} runs/s seed {load[2]}"
+        )
+        for (load, play), name in names.items()
     }
     found = run_jobs(jobs, store, workers, tell)
-    return {load: found[name].figures for load, name in names.items()}
+    return {
+        load: tuple(found[name].figures for (other, _), name in names.items() if other == load)
+        for load in loads
+    }
 
 
-def _prediction_digest(scenario: Scenario, load: Load) -> str:
+def _prediction_digest(scenario: Scenario, load: Load, play: int) -> str:
     policy, rate_per_s, seed = load
-    return digest(Cell(scenario, policy, rate_per_s, seed), "duel", sources=("bench/duel_load.py",))
+    return digest(Cell(scenario, policy, rate_per_s, seed), "duel", play, sources=("bench/duel_load.py",))
 
 
-def _predicted(name: str, scenario: Scenario, load: Load) -> Result:
+def _predicted(name: str, scenario: Scenario, load: Load, play: int) -> Result:
     policy, rate_per_s, seed = load
     began_s = time.process_time()
     runs = duel_runs(scenario, rate_per_s, seed)
-    records = simulate(cell_world(Cell(scenario, policy, rate_per_s, seed), runs), runs)
+    world = cell_world(Cell(scenario, policy, rate_per_s, seed), runs)
+    settings = replace(world.settings, seed=seed + 1000 * play)
+    records = simulate(replace(world, settings=settings), runs)
     found = figures(records, window(scenario), profiles(scenario), bill(scenario))
     return Result(name, policy, rate_per_s, seed, found, round(time.process_time() - began_s, 3))

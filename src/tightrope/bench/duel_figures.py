@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from tightrope.bench.cell import bill, window
 from tightrope.bench.duel_client import Seen
+from tightrope.bench.duel_load import is_taken
 from tightrope.bench.metrics import CardShare, Figures, figures, quantile
 from tightrope.bench.scenario import Scenario
+from tightrope.model.errors import InvalidInput
 from tightrope.model.ids import AcceleratorName
 from tightrope.model.outcome import Outcome
+from tightrope.model.workflow import ModelCall
 from tightrope.sim.script import RunScript
 from tightrope.sim.world import RunRecord, is_met
 
@@ -111,10 +114,43 @@ def busy_share(before: str, after: str) -> float:
 
 # --- the engines -----------------------------------------------------------------------------------------
 
-ANSWERED = "vllm:request_success_total"
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What an engine has done so far: calls answered to the end, and the tokens that it read and said for them."""
+
+    calls: int = 0
+    tokens: int = 0
+
+    def since(self, earlier: Work) -> Work:
+        """What was done between two moments."""
+        return Work(self.calls - earlier.calls, self.tokens - earlier.tokens)
 
 
-def answered(metrics: str) -> int:
-    """Calls that an engine has answered to the end, from the text of its `/metrics`."""
-    counts = [line.rpartition(" ")[2] for line in metrics.splitlines() if line.startswith(ANSWERED)]
-    return int(sum(map(float, counts)))
+def work_of(metrics: str) -> Work:
+    """What an engine says in the text of its `/metrics`. Raises InvalidInput when it says nothing of it."""
+    counts = {
+        name: sum(_values(metrics, f"vllm:{name}_total"))
+        for name in ("request_success", "prompt_tokens", "generation_tokens")
+    }
+    return Work(counts["request_success"], counts["prompt_tokens"] + counts["generation_tokens"])
+
+
+def _values(metrics: str, name: str) -> list[int]:
+    lines = [line for line in metrics.splitlines() if line.startswith((f"{name}{{", f"{name} "))]
+    if not lines:
+        raise InvalidInput(f"an engine does not count {name}; take one that does")
+    return [int(float(line.rpartition(" ")[2])) for line in lines]
+
+
+def planned_tokens(runs: Sequence[RunScript], seen: Sequence[Seen]) -> int:
+    """Tokens that engines have to read and say for the runs whose answers came whole."""
+    whole = {one.run for one in seen if one.ending == "whole"}
+    return sum(
+        item.prompt_tokens + item.output_tokens
+        for run in runs
+        if run.run in whole
+        for node in run.workflow.nodes
+        if isinstance(node.work, ModelCall) and is_taken(run, node)
+        for item in run.calls[node.id]
+    )

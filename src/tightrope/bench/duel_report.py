@@ -6,11 +6,12 @@ Pure: rounds and predictions in, a report as data out. How it reads is `duel_tex
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import starmap
 
 from tightrope.bench.duel import PEERS, SYSTEMS, Load, Round
 from tightrope.bench.intervals import mean
-from tightrope.bench.metrics import Figures
+from tightrope.bench.metrics import Figures, Times
 from tightrope.bench.parity import ATTAINMENT_POINTS, P50_OFF, P95_OFF
 from tightrope.bench.report import Capacity, Report, report
 from tightrope.bench.run import Measured, Plan, per_s_of
@@ -29,6 +30,8 @@ class Against:
     """A system at a rate, and the simulation of its policy with the same runs; means over the seeds.
 
     `goodput_off` is simulated - live, the others are simulated / live - 1; None where one of the two has no figure.
+    A policy that draws lots is simulated several times: `plays_that_agree` of `plays` would agree with their own mean
+    if they were the live session, which says how often a perfect simulation would.
     """
 
     system: str
@@ -40,6 +43,8 @@ class Against:
     p50_off: float | None
     p95_off: float | None
     latency_mean_s: float | None
+    plays: int
+    plays_that_agree: int
 
     @property
     def agrees(self) -> bool:
@@ -78,7 +83,7 @@ class DuelReport:
 def duel_report(
     scenario: Scenario,
     rounds: Sequence[Round],
-    predicted: Mapping[Load, Figures],
+    predicted: Mapping[Load, Sequence[Figures]],
     machine: str,
     settings: Sequence[tuple[str, str]] = (),
     code: str = "",
@@ -99,21 +104,17 @@ def duel_report(
         Measured(name, round(per_s / limit, 4), per_s, tuple(one.figures for one in found))
         for name, per_s, found in points
     ]
+    plays = [[predicted[SYSTEMS[one.policy].policy, one.per_s, seed] for seed in seeds] for one in live]
     simulated = [
-        Measured(
-            one.policy,
-            one.share,
-            one.per_s,
-            tuple(predicted[SYSTEMS[one.policy].policy, one.per_s, seed] for seed in seeds),
-        )
-        for one in live
+        replace(one, figures=tuple(averaged(found) for found in by_seed))
+        for one, by_seed in zip(live, plays, strict=True)
     ]
     own = (*setting(scenario), *settings)
     reports = [report(plan, measured, own, code, is_bisected=False) for measured in (live, simulated)]
     return DuelReport(
         live=reports[0],
         simulated=reports[1],
-        against=tuple(_against(ours, theirs) for ours, theirs in zip(live, simulated, strict=True)),
+        against=tuple(starmap(_against, zip(live, simulated, plays, strict=True))),
         ratios=tuple(_ratios(reports[0], reports[1])),
         rounds=tuple(rounds),
         machine=machine,
@@ -124,7 +125,29 @@ def _by_seed(rounds: Sequence[Round], system: str, per_s: float) -> dict[int, Ro
     return {one.seed: one for one in rounds if (one.system, one.rate_per_s) == (system, per_s)}
 
 
-def _against(live: Measured, simulated: Measured) -> Against:
+def averaged(plays: Sequence[Figures]) -> Figures:
+    """One play with the goodput and the times that all have on average."""
+    return replace(
+        plays[0],
+        goodput=mean([one.goodput for one in plays]),
+        ttft=_averaged_times([one.ttft for one in plays]),
+        e2e=_averaged_times([one.e2e for one in plays]),
+    )
+
+
+def _averaged_times(plays: Sequence[Times]) -> Times:
+    rows = zip(*((one.mean_s, one.p50_s, one.p95_s, one.p99_s) for one in plays), strict=True)
+    return Times(*(_known_mean(row) for row in rows))
+
+
+def _against(live: Measured, simulated: Measured, plays: Sequence[Sequence[Figures]]) -> Against:
+    several = [replace(live, figures=play) for play in zip(*plays, strict=True)]
+    themselves = [_compared(one, simulated) for one in several]
+    agree = sum(one.agrees for one in themselves)
+    return replace(_compared(live, simulated), plays=len(several), plays_that_agree=agree)
+
+
+def _compared(live: Measured, simulated: Measured) -> Against:
     return Against(
         system=live.policy,
         share=live.share,
@@ -135,6 +158,8 @@ def _against(live: Measured, simulated: Measured) -> Against:
         p50_off=_off(live, simulated, lambda figures: figures.ttft.p50_s),
         p95_off=_off(live, simulated, lambda figures: figures.ttft.p95_s),
         latency_mean_s=_mean(live, lambda figures: figures.e2e.mean_s),
+        plays=0,
+        plays_that_agree=0,
     )
 
 
@@ -144,9 +169,12 @@ def _off(live: Measured, simulated: Measured, figure: _Figure) -> float | None:
 
 
 def _mean(measured: Measured, figure: _Figure) -> float | None:
-    found = [figure(one) for one in measured.figures]
-    known = [value for value in found if value is not None]
-    return mean(known) if known and len(known) == len(found) else None
+    return _known_mean([figure(one) for one in measured.figures])
+
+
+def _known_mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return mean(known) if known and len(known) == len(values) else None
 
 
 def _ratios(live: Report, simulated: Report) -> Iterator[Ratio]:

@@ -83,12 +83,14 @@ _CAPACITY = (
 _AGAINST = (
     f"The same runs under the same policy in the simulator (power-of-two for Ray Serve): simulated less live for "
     f"goodput, in points, and simulated over live less 1 for TTFT. They agree within {100 * ATTAINMENT_POINTS:.0f} "
-    f"points, {P50_OFF:.0%} at the median and {P95_OFF:.0%} at the 95th percentile."
+    f"points, {P50_OFF:.0%} at the median and {P95_OFF:.0%} at the 95th percentile. Lots: a policy that draws lots "
+    "is simulated several times and the mean compared; so many of these plays agree with that mean themselves."
 )
 _ROUNDS = (
     f"Busy: share of all processor cores in use, by anybody, while runs arrived; above {BUSIEST:.0%} a round does not "
     "count and is repeated with a larger time scale. Own: the part of it that the programs of the duel used. Late: how "
-    "much later than planned the client sent, 99th percentile, on the wall."
+    "much later than planned the client sent, 99th percentile, on the wall. Work: tokens that engines read and said over "
+    "those that the whole runs need; 1 when every run was whole."
 )
 
 
@@ -191,10 +193,11 @@ def _against(rows: Sequence[Against]) -> str:
             _off(one.p50_off),
             _off(one.p95_off),
             "yes" if one.agrees else "**no**",
+            f"{one.plays_that_agree}/{one.plays}" if one.plays > 1 else "",
         )
         for one in sorted(rows, key=lambda one: one.share)
     ]
-    head = ("load", "system", "live", "simulated", "off", "mean TTFT", "median", "p95", "agrees")
+    head = ("load", "system", "live", "simulated", "off", "mean TTFT", "median", "p95", "agrees", "lots")
     return table(head, cells, text_columns=2)
 
 
@@ -208,13 +211,26 @@ def _rounds(rounds: Sequence[Round]) -> str:
             f"{one.busy:.0%}",
             f"{one.own:.0%}",
             f"{1000 * one.late_p99_s:.1f} ms",
+            f"{one.work:.4f}",
             str(one.figures.runs),
             str(one.figures.failed + one.figures.rejected),
             "yes" if one.counts else "**no**",
         )
         for one in rounds
     ]
-    head = ("system", "seed", "runs/s", "time scale", "busy", "own", "late", "runs", "not whole", "counts")
+    head = (
+        "system",
+        "seed",
+        "runs/s",
+        "time scale",
+        "busy",
+        "own",
+        "late",
+        "work",
+        "runs",
+        "not whole",
+        "counts",
+    )
     return table(head, rows)
 
 
