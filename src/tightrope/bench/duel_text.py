@@ -81,16 +81,17 @@ _CAPACITY = (
     "reached at the lowest one tested, `>`: still reached at the highest one."
 )
 _AGAINST = (
-    f"The same runs under the same policy in the simulator (power-of-two for Ray Serve): simulated less live for "
-    f"goodput, in points, and simulated over live less 1 for TTFT. They agree within {100 * ATTAINMENT_POINTS:.0f} "
-    f"points, {P50_OFF:.0%} at the median and {P95_OFF:.0%} at the 95th percentile. Lots: a policy that draws lots "
-    "is simulated several times and the mean compared; so many of these plays agree with that mean themselves."
+    "The same runs under the same policy in the simulator (power-of-two for Ray Serve): simulated less live for "
+    "goodput, in points, and simulated over live less 1 for TTFT. They agree within "
+    f"{100 * ATTAINMENT_POINTS:.0f} points, {P50_OFF:.0%} at the median and {P95_OFF:.0%} at the 95th percentile. "
+    "Lots: a policy that draws lots is simulated several times and the mean compared; so many of these plays agree "
+    "with that mean themselves."
 )
 _ROUNDS = (
     f"Busy: share of all processor cores in use, by anybody, while runs arrived; above {BUSIEST:.0%} a round does not "
     "count and is repeated with a larger time scale. Own: the part of it that the programs of the duel used. Late: how "
-    "much later than planned the client sent, 99th percentile, on the wall. Work: tokens that engines read and said over "
-    "those that the whole runs need; 1 when every run was whole."
+    "much later than planned the client sent, 99th percentile, on the wall. Work: tokens that engines read and said "
+    "over those that the whole runs need; 1 when every run was whole."
 )
 
 

@@ -1,0 +1,130 @@
+"""What a duel starts: the configuration of Tightrope is a good one, and no program stays behind."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tightrope.app.cli import main
+from tightrope.app.config import parse_config
+from tightrope.app.duel_bench import Duel, _planned
+from tightrope.app.duel_processes import (
+    DuelFailed,
+    Programs,
+    answers,
+    end_marked,
+    free_ports,
+    marked_seconds,
+    text_at,
+    told_like_ctrl_c,
+)
+from tightrope.app.duel_systems import Endpoint, peer_folder, tightrope_config
+from tightrope.app.scenario_bench import Options
+from tightrope.bench.duel import DuelCell
+from tightrope.bench.library import load_scenario
+from tightrope.model.errors import InvalidInput
+from tightrope.model.ids import AcceleratorName, ModelName
+
+CELL = DuelCell(load_scenario("mixed"), "foresight", 3.0, 100, 4.0, 8)
+SLEEPS = [sys.executable, "-S", "-c", "import sys; print('ready', flush=True); sys.stdin.read(); sys.exit(0)"]
+
+
+def test_the_configuration_of_tightrope_has_no_mistake(tmp_path: Path) -> None:
+    places = {"Qwen3-8B": ("h100", "l40s", "l40s"), "Qwen3-1.7B": ("l40s", "b60")}
+    endpoints = [
+        Endpoint(ModelName(model), AcceleratorName(card), f"http://127.0.0.1:{9000 + at}")
+        for model, cards in places.items()
+        for at, card in enumerate(cards)
+    ]
+    tree = tightrope_config(CELL, "foresight", ["rag", "shop"], endpoints, 8080)
+    config = parse_config(json.dumps(tree), tmp_path / "tightrope.yaml", {}).config
+    assert config.server.auth == "none"
+    assert {model.name: len(model.replicas) for model in config.models} == {"Qwen3-8B": 3, "Qwen3-1.7B": 2}
+    (tenant,) = config.tenants
+    assert tenant.slo is not None
+    assert tenant.slo.tpot_s == 0.4
+
+
+def test_a_duel_is_what_was_asked(tmp_path: Path) -> None:
+    options = Options(which="mixed", policies=("ray-serve",), rates=("20%",), duration="20s", out=tmp_path)
+    duel = _planned(options)
+    assert isinstance(duel, Duel)
+    assert (duel.systems, duel.seeds, duel.time_scale) == (("ray-serve",), (100,), 4.0)
+    assert (duel.scenario.duration_s, duel.scenario.warm_up_s) == (20.0, 4.0)
+    assert _planned(replace(options, time_scale=2.0)).time_scale == 2.0
+    with pytest.raises(InvalidInput, match="no system"):
+        _planned(replace(options, policies=("nobody",)))
+
+
+def test_the_peer_lies_where_it_is_looked_for() -> None:
+    assert (peer_folder() / "serve_duel.py").is_file()
+
+
+@pytest.mark.parametrize("words", [["duel"], ["mixed", "paper-two-node"]])
+def test_a_second_name_belongs_to_a_duel_alone(words: list[str]) -> None:
+    result = CliRunner().invoke(main, ["bench", *words])
+    assert result.exit_code == 2
+    assert "name" in result.stderr or "scenario" in result.stderr
+
+
+def test_a_program_ends_with_its_round(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        programs = Programs(stack, tmp_path, str(tmp_path))
+        program = programs.start("sleeper", SLEEPS, ends_with_input=True)
+        program.until(lambda: program.has_said("ready"), 30.0)
+        assert program.process.pid in marked_seconds(str(tmp_path))
+    assert program.process.returncode == 0
+    assert marked_seconds(str(tmp_path)) == {}
+
+
+def test_a_program_that_ends_by_itself_is_told_with_its_words(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        programs = Programs(stack, tmp_path, str(tmp_path))
+        program = programs.start(
+            "liar", [sys.executable, "-S", "-c", "print('I cannot'); raise SystemExit(3)"]
+        )
+        with pytest.raises(DuelFailed, match=r"liar has ended by itself(.|\n)*I cannot"):
+            program.until(lambda: False, 30.0)
+
+
+def test_what_a_killed_duel_left_is_found_by_its_mark(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        started = Programs(stack, tmp_path, str(tmp_path)).start("left", SLEEPS, ends_with_input=True)
+        started.until(lambda: started.has_said("ready"), 30.0)
+        assert end_marked(str(tmp_path / "other")) == 0
+        assert end_marked(str(tmp_path)) == 1
+        assert started.process.wait(30.0) == -signal.SIGKILL
+
+
+def test_sigterm_is_like_ctrl_c() -> None:
+    code = (
+        "import os, signal\n"
+        "from tightrope.app.duel_processes import told_like_ctrl_c\n"
+        "try:\n"
+        "    with told_like_ctrl_c():\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        signal.pause()\n"
+        "except KeyboardInterrupt:\n"
+        "    raise SystemExit(7)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 7
+    earlier = signal.getsignal(signal.SIGTERM)
+    with told_like_ctrl_c():
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) == earlier
+
+
+def test_nobody_answers_at_a_free_port() -> None:
+    first, second = free_ports(2)
+    assert first != second
+    assert not answers(f"http://127.0.0.1:{first}/health")
+    with pytest.raises(DuelFailed, match="does not answer"):
+        text_at(f"http://127.0.0.1:{second}/metrics")
