@@ -6,11 +6,11 @@ ARGS ?=
 FIND_PYTHON = for name in $(PYTHON) python3.11 python3.12 python3.13 python3.14 python3; do \
 	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$name"; break; }; done
 
-.PHONY: help setup demo test check fmt bench results simulated elastic docs lock clean
+.PHONY: help setup demo test check fmt bench bench-duel results simulated elastic docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 setup: $(VENV)/.installed ## install everything: pinned packages, the engine, a small model
 	@$(BIN)/python -m tightrope.app.embedded
@@ -78,6 +78,10 @@ elastic: setup ## simulate elastic fleets anew (an hour or two) and write docs/r
 	for name in provision disturbed; do mkdir -p $(KEPT)/$$name && cp $(SIM)/$$name/report.* $(KEPT)/$$name/ || exit 1; done
 	$(BIN)/python docs/make_results.py
 
+DUELS = mixed paper-two-node
+bench-duel: setup ## play Tightrope against a real Ray Serve, live (hours, on an idle machine; goes on where it was interrupted)
+	for name in $(DUELS); do $(BIN)/tightrope bench duel $$name $(ARGS) || exit 1; done
+
 docs: $(VENV)/.installed ## write the configuration's JSON Schema and check every document
 	$(BIN)/tightrope check --schema > schema/tightrope.schema.json
 	$(BIN)/python -m pytest tests/architecture/test_documents.py tests/docs $(ARGS)
@@ -103,6 +107,7 @@ PARTS = src/tightrope/app/embedded_parts
 lock: ## pin every package anew, with hashes
 	$(PIN) pyproject.toml --output-file requirements/run.txt
 	$(PIN) pyproject.toml requirements/build.in --extra limit --extra plot --extra dev --output-file requirements/dev.txt
+	$(PIN) baselines/ray_serve/requirements.in --output-file baselines/ray_serve/requirements.txt
 	for list in $(PARTS)/*.in; do $(PIN) --no-deps --emit-build-options "$$list" --output-file "$${list%.in}.txt" || exit 1; done
 
 clean: ## remove what was built and installed here; the user's cache stays

@@ -11,10 +11,12 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 import aiohttp
 from ray import serve
 from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import ReplicaRank
 from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 
@@ -31,8 +33,13 @@ class Model:
 
     def __init__(self, name: str, urls: list[str]) -> None:
         self._name = name
-        self._url = urls[serve.get_replica_context().rank.rank] + "/chat/completions"
+        self._urls = urls
+        self._url = ""
         self._session: aiohttp.ClientSession | None = None
+
+    def reconfigure(self, _: object, rank: ReplicaRank) -> None:
+        """Take the engine of this rank; Ray gives another one when replicas before it have gone."""
+        self._url = self._urls[rank.rank] + "/chat/completions"
 
     async def complete(self, prompt: str, max_tokens: int) -> str:
         """A whole answer."""
@@ -131,17 +138,23 @@ async def _frames(pieces: AsyncIterator[str]) -> AsyncIterator[str]:
     yield "data: [DONE]\n\n"
 
 
-def application(small: Mapping[str, object], large: Mapping[str, object], most: int) -> serve.Application:
-    """`small` and `large` each have `name` and `urls`; `most` calls at once are given to one replica."""
+def application(asked: Mapping[str, Any]) -> serve.Application:
+    """`small` and `large` each have a `name` and the `urls` of their engines; `max_ongoing_requests` calls at once are
+    given to one replica. With `autoscaling`, keys of Ray's own, there are as many replicas as these say, one for each
+    engine at most; without it, one for each engine."""
     ingress = Workflows.options(max_ongoing_requests=INGRESS_CONCURRENCY, ray_actor_options={"num_cpus": 0})
-    return ingress.bind(_model(small, most), _model(large, most))
+    return ingress.bind(_model(asked, "small"), _model(asked, "large"))
 
 
-def _model(model: Mapping[str, object], most: int) -> serve.Application:
-    urls = model["urls"]
+def _model(asked: Mapping[str, Any], role: str) -> serve.Application:
+    name, urls, autoscaling = asked[role]["name"], asked[role]["urls"], asked.get("autoscaling")
+    replicas: dict[str, Any] = {"num_replicas": len(urls)}
+    if autoscaling is not None:
+        replicas = {"autoscaling_config": {"min_replicas": 1, **autoscaling, "max_replicas": len(urls)}}
     return Model.options(
-        name=str(model["name"]),
-        num_replicas=len(urls),
-        max_ongoing_requests=most,
+        name=name,
+        max_ongoing_requests=asked["max_ongoing_requests"],
         ray_actor_options={"num_cpus": 0},
-    ).bind(model["name"], urls)
+        user_config={},  # without one, Ray does not tell a replica of its new rank
+        **replicas,
+    ).bind(name, urls)

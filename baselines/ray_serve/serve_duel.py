@@ -1,8 +1,8 @@
 """Starts Ray and the application on this machine, says when it is ready, and ends both when its input ends.
 
-One argument: a JSON object with `port`, `small` and `large` (`name`, `urls`), `max_ongoing_requests` and `temp`, the
-folder of Ray's files. One line on standard output once requests are taken: `ready`. Standard input is held open by
-whoever wants it to go on, so that it also ends when that one dies; Ray takes signals for itself.
+One argument: a JSON object with `port`, `temp`, the folder of Ray's files, and what `application` is asked. One line
+on standard output once requests are taken: `ready`. Standard input is held open by whoever wants it to go on, so that
+it also ends when that one dies; Ray takes signals for itself.
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ def main() -> int:
     )
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": asked["port"]})
-        serve.run(
-            application(asked["small"], asked["large"], asked["max_ongoing_requests"]), route_prefix="/"
-        )
+        serve.run(application(asked), route_prefix="/")
         print("ready", flush=True)
         sys.stdin.read()
     finally:

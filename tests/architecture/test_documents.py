@@ -9,7 +9,7 @@ import pytest
 
 from tests.architecture.sources import ROOT
 
-FOLDERS = ("src", "tests", "docs", "examples", "requirements", "scenarios")
+FOLDERS = ("baselines", "src", "tests", "docs", "examples", "requirements", "scenarios")
 TEXT = {
     ".cfg",
     ".css",

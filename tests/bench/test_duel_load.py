@@ -171,7 +171,9 @@ def peer(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     ):
         vars(module).update(names)
     vars(handle)["DeploymentHandle"] = _Handle
-    for module in (ray, serve, handle):
+    schema = ModuleType("ray.serve.schema")
+    vars(schema)["ReplicaRank"] = object
+    for module in (ray, serve, handle, schema):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     file = ROOT / "baselines" / "ray_serve" / "application.py"
     spec = importlib.util.spec_from_file_location("ray_serve_application", file)

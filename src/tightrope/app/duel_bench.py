@@ -109,7 +109,7 @@ def bench_duel(common: Common, options: Options) -> Answer:
         ensure_ray(common.say)
     end_marked(duel.mark)  # what a killed duel has left
     store = Store(duel.folder, Round, ROUNDS_FILE)
-    with told_like_ctrl_c(), resumable(common, f"duel {options.which}", options, duel.folder):
+    with told_like_ctrl_c(), resumable(common, "duel", options, duel.folder):
         _say_how_long(common, duel)
         rounds = _rounds(common, duel, store, options.is_capacity)
         found = _report(common, duel, rounds)

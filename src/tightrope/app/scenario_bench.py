@@ -77,7 +77,8 @@ class Options:
     def words(self) -> list[str]:
         """The options as they are typed."""
         texts = {"policies": ",".join(self.policies), "rates": ",".join(self.rates), "seeds": self.seeds}
-        found = [word for name, text in texts.items() if text for word in (f"--{name}", text)]
+        found = [self.which] if self.which else []
+        found += [word for name, text in texts.items() if text for word in (f"--{name}", text)]
         found += ["--capacity"] if self.is_capacity else []
         found += ["--workers", str(self.workers)] if self.workers else []
         found += ["--compare", str(self.compare)] if self.compare else []
