@@ -12,20 +12,15 @@ import sys
 
 import ray
 from application import application
+
+ATTEMPTS = 3
 from ray import serve
 
 
 def main() -> int:
     """Serve until the input ends."""
     asked = json.loads(sys.argv[1])
-    ray.init(
-        num_cpus=4,
-        num_gpus=0,
-        include_dashboard=False,
-        object_store_memory=200_000_000,
-        log_to_driver=False,
-        _temp_dir=asked["temp"],
-    )
+    _start_ray(asked["temp"])
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": asked["port"]})
         serve.run(application(asked), route_prefix="/")
@@ -35,6 +30,26 @@ def main() -> int:
         serve.shutdown()
         ray.shutdown()
     return 0
+
+
+def _start_ray(temp: str) -> None:
+    """Ray gives its own processes half a minute to start, which is little on a machine that was busy for a moment."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            ray.init(
+                num_cpus=4,
+                num_gpus=0,
+                include_dashboard=False,
+                object_store_memory=200_000_000,
+                log_to_driver=False,
+                _temp_dir=temp,
+            )
+        except Exception:
+            if attempt == ATTEMPTS:
+                raise
+            ray.shutdown()
+        else:
+            return
 
 
 if __name__ == "__main__":

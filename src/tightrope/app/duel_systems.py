@@ -37,7 +37,7 @@ MOST_RUNS = 1_000_000
 LONGEST_S = 36_000.0
 """Nothing is refused or given up by a system: what comes too late is missed anyway."""
 _READY_WITHIN_S = 60.0
-_RAY_READY_WITHIN_S = 180.0
+_RAY_READY_WITHIN_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,8 @@ ROUNDS_FILE, PREDICTIONS_FILE = "rounds.jsonl", "predictions.jsonl"
 _LOAD = ("bench/duel_load.py", "bench/duel_client.py", "bench/duel_figures.py", "bench/metrics.py", "bench/traces.py",
          "bench/workflows.py", "bench/hardware.py", "bench/cell.py", "sim", "model")  # fmt: skip
 _ENGINE = ("adapters/engine_emulated.py", "adapters/emulated_answers.py", "adapters/emulated_calls.py",
-           "adapters/emulated_clockwork.py", "adapters/emulated_http.py")  # fmt: skip
+           "adapters/emulated_clockwork.py", "adapters/emulated_http.py", "adapters/emulated_truth.py",
+           "adapters/emulated_wire.py")  # fmt: skip
 _OURS = ("policy", "kernel", "flow", "runtime", "gateway", "adapters/engine_openai.py")
 
 
