@@ -12,9 +12,9 @@ import sys
 
 import ray
 from application import application
+from ray import serve
 
 ATTEMPTS = 3
-from ray import serve
 
 
 def main() -> int:
