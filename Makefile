@@ -6,7 +6,7 @@ ARGS ?=
 FIND_PYTHON = for name in $(PYTHON) python3.11 python3.12 python3.13 python3.14 python3; do \
 	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$name"; break; }; done
 
-.PHONY: help setup demo test check fmt bench bench-duel results simulated elastic docs lock clean
+.PHONY: help setup demo test check fmt bench bench-duel bench-peers results simulated elastic docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -34,6 +34,9 @@ fmt: $(VENV)/.installed ## put all files into the one format
 bench: setup ## the kept benchmarks: ARGS="mixed --capacity" or another scenario; decision, kernel and live if not given
 	@if [ -n "$(ARGS)" ]; then $(BIN)/tightrope bench $(ARGS); else \
 	for name in decision kernel live; do $(BIN)/tightrope bench $$name || exit 1; done; fi
+
+bench-peers: setup ## install the gateways that `tightrope bench overhead` compares with, into the user's cache
+	@$(BIN)/python -m tightrope.app.overhead_systems
 
 results: setup ## measure everything in docs/results.md anew (half an hour, on an idle machine) and write it
 	mkdir -p docs/results

@@ -18,6 +18,7 @@ from tightrope.app.cli.frame import ANSWER_IS_NO, Answer, Common
 from tightrope.app.duel_bench import bench_duel
 from tightrope.app.elastic_bench import bench_elastic
 from tightrope.app.live_bench import LIVE_POLICIES, Live, bench_live
+from tightrope.app.overhead_bench import bench_overhead
 from tightrope.app.paper_bench import bench_paper
 from tightrope.app.parity_bench import bench_parity
 from tightrope.app.provision_bench import bench_disturbed, bench_provision
@@ -28,6 +29,7 @@ from tightrope.bench.decision import decision_costs
 from tightrope.bench.goals import CLUSTERS, LATE, WRONG
 from tightrope.bench.kernel import kernel_cost
 from tightrope.bench.library import DATA, not_found, scenario_names, scenarios_folder
+from tightrope.bench.overhead import overhead_text
 from tightrope.bench.parity_text import parity_table
 from tightrope.bench.scenario_form import parse_seeds
 from tightrope.model.codec import encode
@@ -82,6 +84,11 @@ def _duel(common: Common, options: Options) -> Answer:
             "say which scenario, such as `tightrope bench duel mixed` or `duel paper-two-node`"
         )
     return bench_duel(common, options)
+
+
+def _overhead(common: Common, options: Options) -> Answer:
+    found = bench_overhead(common)
+    return _kept(options.out, cast(Json, encode(found)), overhead_text(found))
 
 
 def _credibility(common: Common, options: Options) -> Answer:
@@ -179,5 +186,6 @@ BENCHES: dict[str, Callable[[Common, Options], Answer]] = {
     "elastic": _elastic,
     "parity": _parity,
     "duel": _duel,
+    "overhead": _overhead,
 }
 """What is measured otherwise than by one scenario."""
