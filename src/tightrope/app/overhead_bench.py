@@ -89,31 +89,33 @@ class _Bench:
                 stack.enter_context(tempfile.TemporaryDirectory(prefix=f"{name}-", dir=self.folder))
             )
             stack.callback(end_marked, mark)
-            ports = start_system(Programs(stack, folder, mark), name, self.engines, self.setting.gap_ms)
+            started = start_system(Programs(stack, folder, mark), name, self.engines, self.setting.gap_ms)
+            system, engines, ports = _Processes(mark, started.session), _Processes(self.mark), started.ports
             set_speed(self.engines, _NO_TIME)
-            alone = self._count(mark, self.setting.load("alone", ports, seed))
+            alone = self._count(system, self.setting.load("alone", ports, seed))
             set_speed(self.engines, 1.0)
-            streams = self._count(mark, self.setting.load("streams", ports, seed))
+            streams = self._count(system, self.setting.load("streams", ports, seed))
             one, *others = cores
             if others:
-                _confine(mark, [one])
-                _confine(self.mark, others)
-                stack.callback(_confine, self.mark, cores)
-            mixed = self._count(mark, self.setting.load("mixed", ports, seed, others))
+                system.confine([one])
+                engines.confine(others)
+                stack.callback(engines.confine, cores)
+            mixed = self._count(system, self.setting.load("mixed", ports, seed, others))
         return Round(name, streams, alone, mixed, (one,) if others else ())
 
-    def _count(self, mark: str, load: Load) -> Counted:
+    def _count(self, system: _Processes, load: Load) -> Counted:
         """Play a load. Raises DuelFailed when the client does not come to its end."""
+        engines = _Processes(self.mark)
         command = [sys.executable, "-m", "tightrope.bench.overhead_load", msgspec.json.encode(load).decode()]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as client:
             try:
-                before = after = _Clocks.read(mark, self.mark)
+                before = after = _Clocks.read(system, engines)
                 said = ""
                 for line in client.stdout or ():
                     if line == "begin\n":
-                        before = _Clocks.read(mark, self.mark)
+                        before = _Clocks.read(system, engines)
                     elif line == "end\n":
-                        after = _Clocks.read(mark, self.mark)
+                        after = _Clocks.read(system, engines)
                     else:
                         said = line
             finally:
@@ -126,6 +128,42 @@ class _Bench:
 
 
 @dataclass(frozen=True, slots=True)
+class _Processes:
+    """Those that carry the mark, and those of the session: some write over their environment, others leave sessions."""
+
+    mark: str
+    session: int | None = None
+
+    def used_s(self) -> float:
+        """Seconds of processor time so far."""
+        return sum(self._seconds().values())
+
+    def confine(self, cores: Sequence[int]) -> None:
+        """Let all their threads run on these cores only; what they start inherits it."""
+        for pid in self._seconds():
+            for thread in Path(f"/proc/{pid}/task").glob("*"):
+                with suppress(OSError):
+                    os.sched_setaffinity(int(thread.name), cores)
+
+    def _seconds(self) -> dict[int, float]:
+        found = marked_seconds(self.mark)
+        for place in Path("/proc").iterdir() if self.session is not None else ():
+            if place.name.isdecimal():
+                with suppress(OSError):
+                    fields = (
+                        (place / "stat")
+                        .read_text(encoding="ascii", errors="replace")
+                        .rpartition(")")[2]
+                        .split()
+                    )
+                    if int(fields[3]) == self.session:
+                        found[int(place.name)] = (int(fields[11]) + int(fields[12])) / os.sysconf(
+                            "SC_CLK_TCK"
+                        )
+        return found
+
+
+@dataclass(frozen=True, slots=True)
 class _Clocks:
     """Seconds of processor time so far: of a system, of the engines, of everything, and of all cores together."""
 
@@ -135,13 +173,12 @@ class _Clocks:
     total_s: float
 
     @classmethod
-    def read(cls, system: str, engines: str) -> _Clocks:
+    def read(cls, system: _Processes, engines: _Processes) -> _Clocks:
         """Now."""
         fields = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]
         ticks = [int(field) / os.sysconf("SC_CLK_TCK") for field in fields]
         idle_s = ticks[3] + ticks[4]
-        system_s, engines_s = (sum(marked_seconds(mark).values()) for mark in (system, engines))
-        return cls(system_s, engines_s, sum(ticks) - idle_s, sum(ticks))
+        return cls(system.used_s(), engines.used_s(), sum(ticks) - idle_s, sum(ticks))
 
 
 def _counted(seen: Seen, before: _Clocks, after: _Clocks) -> Counted:
@@ -152,11 +189,3 @@ def _counted(seen: Seen, before: _Clocks, after: _Clocks) -> Counted:
     if not total_s:
         return Counted(seen, system_s, 0.0, 0.0)
     return Counted(seen, system_s, busy_s / total_s, foreign_s / total_s)
-
-
-def _confine(mark: str, cores: Sequence[int]) -> None:
-    """Let all threads of the processes with the mark run on these cores only; what they start inherits it."""
-    for pid in marked_seconds(mark):
-        for thread in Path(f"/proc/{pid}/task").glob("*"):
-            with suppress(OSError):
-                os.sched_setaffinity(int(thread.name), cores)

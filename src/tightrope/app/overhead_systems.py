@@ -181,10 +181,18 @@ def profile(gap_ms: float) -> Profile:
     return Profile(ModelName(MODEL), AcceleratorName(CARD), even, 65_536, AT_ONCE, 10_000_000)
 
 
-def start_system(programs: Programs, name: str, engines: Sequence[int], gap_ms: float) -> tuple[int, ...]:
-    """A system that answers calls; where to ask it. Raises DuelFailed, InstallationFailed, NotFound."""
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A system that answers calls at `ports`. `session` is that of its processes; None: it has none."""
+
+    ports: tuple[int, ...]
+    session: int | None = None
+
+
+def start_system(programs: Programs, name: str, engines: Sequence[int], gap_ms: float) -> Started:
+    """A system before these engines. Raises DuelFailed, InstallationFailed, NotFound."""
     if name == DIRECT:
-        return tuple(engines)
+        return Started(tuple(engines))
     (port,) = free_ports(1)
     launch = Launch(programs.folder, port, tuple(f"http://127.0.0.1:{one}" for one in engines))
     if name == TIGHTROPE:
@@ -197,7 +205,7 @@ def start_system(programs: Programs, name: str, engines: Sequence[int], gap_ms: 
             name, command, variables=peer.variables, ends_with_input=peer.ends_with_input
         )
         program.until(lambda: answers_calls(port), peer.ready_within_s)
-    return (port,)
+    return Started((port,), program.process.pid)
 
 
 def _tightrope(launch: Launch, gap_ms: float) -> Sequence[str]:
