@@ -10,11 +10,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import suppress
 
 import pytest
 
-from tightrope.bench.overhead import Counted, Round, Setting, overhead, overhead_text
+from tightrope.bench.overhead import Counted, Round, Setting, overhead, overhead_data, overhead_text
 from tightrope.bench.overhead_load import Asker, AskFailed, Seen, Tally, request
 
 
@@ -56,6 +57,10 @@ def test_3_nobody_is_left_out_silently() -> None:
     text = overhead_text(found)
     assert "vllm-router was not measured: no index" in text
     assert "direct: 9 calls failed: status 500" in text
+    data = overhead_data(found)
+    assert isinstance(data, dict)
+    assert data["absent"] == {"vllm-router": "no index"}
+    assert json.loads(json.dumps(data)) == data
 
 
 async def test_4_the_client_counts_pieces_with_text_however_they_are_cut() -> None:

@@ -29,7 +29,7 @@ from tightrope.bench.decision import decision_costs
 from tightrope.bench.goals import CLUSTERS, LATE, WRONG
 from tightrope.bench.kernel import kernel_cost
 from tightrope.bench.library import DATA, not_found, scenario_names, scenarios_folder
-from tightrope.bench.overhead import overhead_text
+from tightrope.bench.overhead import overhead_data, overhead_text
 from tightrope.bench.parity_text import parity_table
 from tightrope.bench.scenario_form import parse_seeds
 from tightrope.model.codec import encode
@@ -88,7 +88,7 @@ def _duel(common: Common, options: Options) -> Answer:
 
 def _overhead(common: Common, options: Options) -> Answer:
     found = bench_overhead(common)
-    return _kept(options.out, cast(Json, encode(found)), overhead_text(found))
+    return _kept(options.out, overhead_data(found), overhead_text(found))
 
 
 def _credibility(common: Common, options: Options) -> Answer:

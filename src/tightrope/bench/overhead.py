@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from tightrope.bench.overhead_load import Load, LoadKind, Seen
+from tightrope.model.json import Json
 from tightrope.reports.summary import percentile
 
 DIRECT = "direct"
@@ -119,7 +122,6 @@ class Overhead:
     busy: float
     foreign: float
     is_confined: bool
-    rounds: tuple[Round, ...]
 
 
 def overhead(
@@ -138,7 +140,6 @@ def overhead(
         busy=_mean(part.busy for part in counted),
         foreign=_mean(part.foreign for part in counted),
         is_confined=bool(rounds) and all(one.cores for one in rounds),
-        rounds=tuple(rounds),
     )
 
 
@@ -216,6 +217,12 @@ def _mean(values: Iterable[float]) -> float:
 
 
 # --- the tables ------------------------------------------------------------------------------------------
+
+
+def overhead_data(found: Overhead) -> Json:
+    """The figures as JSON."""
+    data: Json = msgspec.json.decode(msgspec.json.encode(found))
+    return data
 
 
 def overhead_text(found: Overhead) -> str:
