@@ -17,6 +17,7 @@ import matplotlib as mpl
 from tightrope.bench.credibility import Credibility, credibility_table
 from tightrope.bench.distances import Distances, distances_table
 from tightrope.bench.disturbed import Shaken, shaken_table
+from tightrope.bench.duel_text import duel_from_json, duel_summary
 from tightrope.bench.goals import CLUSTERS, goals
 from tightrope.bench.intervals import Interval
 from tightrope.bench.library import scenario_names
@@ -154,9 +155,31 @@ def kernel_table(costs: list[dict[str, Any]]) -> str:
 
 def simulated() -> str:
     """What was simulated, as far as it was; empty if nothing was."""
-    parts = [*credibility_part(), *parity_part(), *scenarios(), *field(), *ablation(), *limit_part()]
+    parts = [
+        *duel_parts(),
+        *credibility_part(),
+        *parity_part(),
+        *scenarios(),
+        *field(),
+        *ablation(),
+        *limit_part(),
+    ]
     parts += [*provision_part(), *disturbed_part()]
     return "\n" + "\n\n".join([SIMULATED_HEAD, *parts]) + "\n" if parts else ""
+
+
+def duel_parts() -> list[str]:
+    """Live systems before the same emulated engines, Ray Serve among them."""
+    parts = []
+    for folder in sorted(DATA.glob("duel-*")):
+        found = duel_from_json(json.loads((folder / "report.json").read_text("utf-8")), str(folder))
+        seeds = ", ".join(map(str, found.live.seeds))
+        text = (
+            "Live: real gateways, routers and streams before the same emulated engines; "
+            f"{dict(found.live.setting)['time']}; seeds {seeds}; [the whole report](results/{folder.name}/report.md)."
+        )
+        parts += [f"### `tightrope bench duel {found.live.scenario}`", text, duel_summary(found)]
+    return parts
 
 
 def credibility_part() -> list[str]:

@@ -36,7 +36,7 @@ from tightrope.bench.duel_figures import (
 )
 from tightrope.bench.duel_load import duel_runs
 from tightrope.bench.duel_report import DuelReport, averaged, duel_report
-from tightrope.bench.duel_text import duel_json, duel_markdown, duel_summary
+from tightrope.bench.duel_text import duel_from_json, duel_json, duel_markdown, duel_summary
 from tightrope.bench.library import load_scenario
 from tightrope.bench.metrics import Figures, Times
 from tightrope.model.errors import InvalidInput
@@ -197,6 +197,9 @@ def test_4_of_a_policy_that_draws_lots_the_mean_is_compared() -> None:
 def test_the_page_and_the_data_hold_every_round() -> None:
     found = _report(*ROUNDS)
     page, data = duel_markdown(found, ["goodput.svg"]), duel_json(found)
+    assert duel_from_json(data, "x") == found
+    with pytest.raises(InvalidInput, match="x holds no duel"):
+        duel_from_json({}, "x")
     assert isinstance(data, dict)
     assert data["schema"] == "tightrope.duel/1"
     rounds = data["rounds"]

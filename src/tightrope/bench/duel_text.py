@@ -13,7 +13,8 @@ from tightrope.bench.duel_report import LEVELS, SCHEMA, Against, DuelReport, Rat
 from tightrope.bench.parity import ATTAINMENT_POINTS, P50_OFF, P95_OFF
 from tightrope.bench.report import Capacity, Point, Report
 from tightrope.bench.report_text import table
-from tightrope.model.codec import encode
+from tightrope.model.codec import decode, encode
+from tightrope.model.errors import InvalidInput
 from tightrope.model.json import Json
 
 _KINDS = {"tightrope": "Tightrope, policy {policy}", "ray-serve": "Ray Serve 2.60, {mode}"}
@@ -30,6 +31,18 @@ def duel_json(found: DuelReport) -> Json:
         **{key: value for key, value in tree.items() if key != "type"},
         "against": against,
     }
+
+
+def duel_from_json(data: Json, source: str) -> DuelReport:
+    """What `duel_json` gave. Raises InvalidInput when it is something else."""
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        raise InvalidInput(f"{source} holds no duel ({SCHEMA})")
+    against = [
+        {key: value for key, value in one.items() if key != "agrees"}
+        for one in cast(list[dict[str, Json]], data["against"])
+    ]
+    rest = {key: value for key, value in data.items() if key != "schema"}
+    return decode(DuelReport, cast(Json, {**rest, "against": against}))
 
 
 def duel_summary(found: DuelReport) -> str:
