@@ -17,6 +17,7 @@ import matplotlib as mpl
 from tightrope.bench.credibility import Credibility, credibility_table
 from tightrope.bench.distances import Distances, distances_table
 from tightrope.bench.disturbed import Shaken, shaken_table
+from tightrope.bench.duel_report import DuelReport
 from tightrope.bench.duel_text import duel_from_json, duel_summary
 from tightrope.bench.goals import CLUSTERS, goals
 from tightrope.bench.intervals import Interval
@@ -346,8 +347,19 @@ def headline(rows: list[dict[str, Any]]) -> None:
     readme = DOCS.parent / "README.md"
     before, rest = readme.read_text("utf-8").split(begin)
     after = rest.split(end)[1]
-    table = HEADLINE.format(table=live_table(rows), runs=rows[0]["runs"])
+    duel = duel_from_json(json.loads((DATA / "duel-mixed" / "report.json").read_text("utf-8")), "duel-mixed")
+    table = HEADLINE.format(table=live_table(rows), runs=rows[0]["runs"], duel=duel_table(duel))
     readme.write_text(f"{before}{begin}\n{table}\n{end}{after}", encoding="utf-8")
+
+
+def duel_table(found: DuelReport) -> str:
+    """Promises kept live at each load, beside what came of it for the time to the first token."""
+    lines = ["| load | system | promises kept | mean TTFT | p95 TTFT |", "|---|---|---:|---:|---:|"]
+    for one in sorted(found.live.points, key=lambda one: one.share):
+        times = [f"{time.value:.2f} s" if time else "-" for time in (one.ttft_mean_s, one.ttft_p95_s)]
+        cells = (f"{one.share:.0%}", one.policy, f"{100 * one.goodput.value:.1f}%", *times)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 HEADLINE = """
@@ -356,8 +368,14 @@ Two tenants' workflows on four real llama.cpp replicas, two fast and two slow, a
 
 {table}
 
-`tightrope bench live` prints it; [docs/results.md](docs/results.md) says on which machine, and what else was
-measured."""
+`tightrope bench live` prints it. And against a real Ray Serve 2.60 (HAProxy mode), live, before the same five emulated
+engines of three kinds of card, one seed; loads are shares of what the cards can do at all
+([how, and what is fair about it](docs/duel.md)):
+
+{duel}
+
+`tightrope bench duel mixed --policies foresight,fmware-greedy,ray-serve-haproxy --rates 20%,80% --seeds 100 --duration 60s
+--time-scale 2` measures it. [docs/results.md](docs/results.md) says on which machine, and what else was measured."""
 
 PAGE = """# Results
 
