@@ -374,8 +374,9 @@ engines of three kinds of card, one seed; loads are shares of what the cards can
 
 {duel}
 
-`tightrope bench duel mixed --policies foresight,fmware-greedy,ray-serve-haproxy --rates 20%,80% --seeds 100 --duration 60s
---time-scale 2` measures it. [docs/results.md](docs/results.md) says on which machine, and what else was measured."""
+`tightrope bench duel mixed --policies foresight,fmware-greedy,ray-serve-haproxy --rates 20%,80% --seeds 100
+--duration 60s --time-scale 2` measures it. [docs/results.md](docs/results.md) says on which machine, and what else was
+measured."""
 
 PAGE = """# Results
 
