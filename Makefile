@@ -6,7 +6,7 @@ ARGS ?=
 FIND_PYTHON = for name in $(PYTHON) python3.11 python3.12 python3.13 python3.14 python3; do \
 	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$name"; break; }; done
 
-.PHONY: help setup demo test check fmt bench bench-duel bench-peers results simulated elastic docs lock clean
+.PHONY: help setup demo test test-ray check fmt bench bench-duel bench-peers results simulated elastic docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -19,7 +19,15 @@ demo: setup ## two tenants' workflows on real models and unequal replicas
 	@$(BIN)/tightrope demo $(ARGS)
 
 test: setup ## all tests, in two processes
-	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --ignore tests/ray $(ARGS)
+
+test-ray: $(VENV)/.ray ## install Ray and run what needs it: three nodes on this machine (minutes)
+	@$(BIN)/python -m pytest $(or $(ARGS),tests/ray)
+
+$(VENV)/.ray: requirements/ray.txt $(VENV)/.installed
+	@echo "tightrope: installing Ray into $(VENV) (half a gigabyte)" >&2
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes --requirement requirements/ray.txt
+	@touch $@
 
 check: $(VENV)/.installed ## style, types and the direction of imports
 	$(BIN)/ruff check .
@@ -111,6 +119,7 @@ lock: ## pin every package anew, with hashes
 	$(PIN) pyproject.toml --output-file requirements/run.txt
 	$(PIN) pyproject.toml requirements/build.in --extra limit --extra plot --extra dev --output-file requirements/dev.txt
 	$(PIN) baselines/ray_serve/requirements.in --output-file baselines/ray_serve/requirements.txt
+	$(PIN) pyproject.toml --extra ray --constraint requirements/dev.txt --output-file requirements/ray.txt
 	for list in $(PARTS)/*.in; do $(PIN) --no-deps --emit-build-options "$$list" --output-file "$${list%.in}.txt" || exit 1; done
 
 clean: ## remove what was built and installed here; the user's cache stays

@@ -233,10 +233,11 @@ async def listening(engine: EmulatedEngine, host: str = "127.0.0.1", port: int =
         server.close()
 
 
-def command_line(setting: Setting, port: int) -> list[str]:
+def command_line(setting: Setting, port: int, host: str = "127.0.0.1") -> list[str]:
     """The argument list of an engine in a process of its own; `setting_of` reads it."""
     return [
         sys.executable, "-m", "tightrope.adapters.engine_emulated",
+        "--host", host,
         "--port", str(port),
         "--name", setting.name,
         "--truth", msgspec.json.encode(setting.truth).decode(),

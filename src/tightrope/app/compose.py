@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 from tightrope.adapters import llamacpp
 from tightrope.adapters.cluster_local import LocalCluster
+from tightrope.adapters.cluster_ray import RayCluster, RayPlace
 from tightrope.adapters.cluster_static import StaticCluster
 from tightrope.adapters.emulated_truth import read_table
 from tightrope.adapters.engine_emulated import Setting
@@ -57,6 +58,9 @@ LOAD_S = 30.0
 NOISE = 0.02
 """Relative standard deviation of the steps of emulated engines."""
 
+RAY_TYPE_MARK = 0.001
+"""As much of `accelerator_type:X` as Ray itself asks for when an actor wants a GPU of this type."""
+
 
 class MonotonicClock:
     """The Clock of the live system; the wall clock decides nothing."""
@@ -86,6 +90,7 @@ class Runtime:
     telemetry: Telemetry
     local: LocalCluster
     static: StaticCluster
+    ray: RayCluster | None
     workflows: tuple[Workflow, ...]
     plan: FleetPlan
     provisioning: Provisioning | None = None
@@ -96,6 +101,8 @@ class Runtime:
         self.driver.post(FleetPlanned(self.plan))
         await self.driver.until_ordered()
         await self.local.end_unclaimed()
+        if self.ray is not None:
+            self.ray.all_are_ordered()
         # Last: a replica that the provisioner orders must not be taken for one that was left.
         if self.provisioning is not None:
             self.driver.post(ProvisioningSet(self.provisioning))
@@ -112,6 +119,8 @@ class Runtime:
         """End every run and every replica that was started here."""
         await self.driver.close()
         await self.local.close()
+        if self.ray is not None:
+            await self.ray.close()
         await self.static.close()
         self.store.close()
 
@@ -137,15 +146,18 @@ def compose(
     telemetry = Telemetry()
     local = local_cluster(config, die_with_parent=die_with_parent)
     static = StaticCluster(api_key_for=lambda spec: api_key(config, spec))
+    ray = ray_cluster(config, die_with_parent=die_with_parent)
     if has_new_journal:  # the state directory is ours by now
         config.journal.path.unlink(missing_ok=True)
     driver = Driver(
         kernel=kernel,
         clock=clock,
         journal=journal,
-        clusters=(local, static),
-        cluster_for=lambda spec: local if spec.url is None else static,
-        engine_for=lambda spec, url: OpenAIEngine(url, api_key=api_key(config, spec)),
+        clusters=(local, static) if ray is None else (local, static, ray),
+        cluster_for=lambda spec: (
+            static if spec.url is not None else ray if ray is not None and is_on_ray(config, spec) else local
+        ),
+        engine_for=lambda spec, url: OpenAIEngine(url, api_key=api_key(config, spec, ray)),
         observers=(telemetry.observe, *observers),
     )
     tenants = tenants_of(config, workflows)
@@ -162,7 +174,7 @@ def compose(
     client = Client(driver, tenants, known)
     plan, provisioning = plan_of(config), provisioning_of(config, profiles)
     return Runtime(
-        config, driver, client, store, telemetry, local, static, tuple(workflows), plan, provisioning
+        config, driver, client, store, telemetry, local, static, ray, tuple(workflows), plan, provisioning
     )
 
 
@@ -262,26 +274,84 @@ def local_cluster(config: Config, *, die_with_parent: bool = False) -> LocalClus
     )
 
 
+def ray_cluster(
+    config: Config, *, state: Path | None = None, die_with_parent: bool = False
+) -> RayCluster | None:
+    """Replicas on the machines of a Ray cluster, each started as its model's engine says; None where there is none.
+
+    `state` stands in for the configured folder. Raises InvalidInput when Ray is not installed.
+    """
+    ray = config.ray
+    if ray is None:
+        return None
+    cards = {
+        _ray_resource(config, card.name): float(card.count)
+        for card in config.accelerators
+        if card.name not in config.gpus
+    }
+    return RayCluster(
+        RayPlace(ray.address, None if ray.token is None else ray.token.reveal().strip(), cards),
+        state or config.state,
+        lambda spec, listen: engine_command(config, spec, listen.port, listen.host, listen.key),
+        resources_for=lambda spec: ray_resources(config, spec),
+        health_path_for=lambda spec: health_path(config, spec),
+        start_limit_s=ray.start_s,
+        may_be_open=ray.insecure,
+        die_with_parent=die_with_parent,
+    )
+
+
+def is_on_ray(config: Config, spec: ReplicaSpec) -> bool:
+    """Whether a replica of our own is started by Ray."""
+    return _model(config, spec.model).place[spec.accelerator].is_on_ray
+
+
+def ray_resources(config: Config, spec: ReplicaSpec) -> dict[str, Any]:
+    """What Ray is asked for: so many GPUs of this type, or so many of a resource that stands for the card.
+
+    What one actor holds is always on one node, so cards of one replica need no placement group.
+    """
+    cards = _model(config, spec.model).place[spec.accelerator].cards
+    resource = _ray_resource(config, spec.accelerator)
+    if spec.accelerator in config.gpus:
+        return {"num_gpus": cards, "resources": {resource: RAY_TYPE_MARK}}
+    return {"resources": {resource: cards}}
+
+
+def _ray_resource(config: Config, card: AcceleratorName) -> str:
+    return f"accelerator_type:{config.gpus.get(card, card)}"
+
+
 def health_path(config: Config, spec: ReplicaSpec) -> str:
     """Where a replica's engine says that it is ready."""
     engine = _model(config, spec.model).engine
     return engine.health if isinstance(engine, CommandLine) else "/health"
 
 
-def engine_command(config: Config, spec: ReplicaSpec, port: int) -> list[str]:
+def engine_command(
+    config: Config, spec: ReplicaSpec, port: int, host: str = "127.0.0.1", key: str = ""
+) -> list[str]:
     """The argument list of a replica's engine. Raises a TightropeError when its program or weights are missing."""
     model = _model(config, spec.model)
     match model.engine:
         case LlamaCpp() as engine:
-            return llamacpp.command_line(server_of(engine), server_options(model.name, engine, port))
+            return llamacpp.command_line(server_of(engine), server_options(model.name, engine, port, host))
         case CommandLine(command=command):
-            return [part.replace("{port}", str(port)).replace("{model}", model.name) for part in command]
+            words = {"{port}": str(port), "{model}": model.name, "{host}": host, "{key}": key}
+            return [_filled(part, words) for part in command]
         case Emulated() as engine:
-            return emulated_command(emulated_setting(model.name, engine, spec.accelerator, config.seed), port)
+            setting = emulated_setting(model.name, engine, spec.accelerator, config.seed)
+            return emulated_command(setting, port, host)
         case OpenAi():
             raise NotFound(f"the engine of {model.name} is run by somebody else; list it under `replicas`")
         case _:
             assert_never(model.engine)
+
+
+def _filled(part: str, words: Mapping[str, str]) -> str:
+    for word, value in words.items():
+        part = part.replace(word, value)
+    return part
 
 
 def server_of(engine: LlamaCpp) -> Path:
@@ -289,12 +359,13 @@ def server_of(engine: LlamaCpp) -> Path:
     return llamacpp.find_server(None if engine.binary is None else str(engine.binary), cache_dir())
 
 
-def server_options(name: str, engine: LlamaCpp, port: int) -> llamacpp.ServerOptions:
+def server_options(name: str, engine: LlamaCpp, port: int, host: str = "127.0.0.1") -> llamacpp.ServerOptions:
     """How a llama-server of this model is started."""
     return llamacpp.ServerOptions(
         model=weights_of(engine),
         alias=name,
         port=port,
+        host=host,
         threads=engine.threads,
         slots=engine.slots,
         context_tokens=engine.context_tokens // engine.slots,
@@ -350,8 +421,10 @@ def _model(config: Config, name: str) -> Model:
     return model
 
 
-def api_key(config: Config, spec: ReplicaSpec) -> str | None:
-    """The key of somebody else's server, None where it needs none."""
+def api_key(config: Config, spec: ReplicaSpec, ray: RayCluster | None = None) -> str | None:
+    """The key of somebody else's server, or of an engine that Ray has started; None where it needs none."""
+    if ray is not None and spec.url is None:
+        return ray.api_key(spec.id)
     model = config.model(spec.model)
     endpoints = () if model is None else model.replicas
     keys = [endpoint.key for endpoint in endpoints if endpoint.url == spec.url and endpoint.key is not None]

@@ -11,14 +11,13 @@ import json
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tightrope.adapters.emulated_truth import read_table
 from tightrope.app.config_draft import Setting, drafted, settings, unknown, validated
 from tightrope.app.config_form import (
     AcceleratorForm,
-    Address,
     Emulated,
     Endpoint,
     Engine,
@@ -27,6 +26,7 @@ from tightrope.app.config_form import (
     LlamaCpp,
     ModelForm,
     Provisioner,
+    RayForm,
     Router,
     Server,
     Telemetry,
@@ -55,6 +55,7 @@ class Placed:
     least: int
     most: int
     cards: int = 1
+    is_on_ray: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,9 @@ class Config:
     journal: Journal
     telemetry: Telemetry
     seed: int
+    ray: RayForm | None = None
+    gpus: Mapping[AcceleratorName, str] = field(default_factory=dict)
+    """What Ray calls the accelerators that are GPUs."""
 
     @property
     def folder(self) -> Path:
@@ -175,7 +179,7 @@ def schema_text() -> str:
 
 def unsafe_listen(config: Config) -> tuple[Problem, ...]:
     """Why it would not be safe to serve with this configuration; empty if it is."""
-    return (*_open_door(config), *_readable_secret(config))
+    return (*_open_door(config), *_open_ray(config), *_readable_secret(config))
 
 
 def tenant_problems(config: Config, workflows: Sequence[str]) -> list[Problem]:
@@ -221,7 +225,9 @@ def _config(file: Path, form: File) -> Config:
         server=form.server,
         accelerators=tuple(_accelerator(name, row) for name, row in form.accelerators.items()),
         state=form.cluster.local.state,
-        models=tuple(_model(name, model) for name, model in form.models.items()),
+        models=tuple(
+            _model(name, model, form.cluster.ray is not None) for name, model in form.models.items()
+        ),
         tenants=tuple(_tenant(name, tenant) for name, tenant in form.tenants.items()),
         floors=tuple(
             Floor(TenantId(name), tenant.floor) for name, tenant in form.tenants.items() if tenant.floor
@@ -232,6 +238,8 @@ def _config(file: Path, form: File) -> Config:
         journal=form.journal,
         telemetry=form.telemetry,
         seed=form.seed,
+        ray=form.cluster.ray,
+        gpus={AcceleratorName(name): row.gpu for name, row in form.accelerators.items() if row.gpu},
     )
 
 
@@ -241,9 +249,14 @@ def _accelerator(name: str, form: AcceleratorForm) -> Accelerator:
     )
 
 
-def _model(name: str, form: ModelForm) -> Model:
+def _model(name: str, form: ModelForm, has_ray: bool) -> Model:
     place = {
-        AcceleratorName(card): Placed(placing.min, placing.most, placing.cards)
+        AcceleratorName(card): Placed(
+            placing.min,
+            placing.most,
+            placing.cards,
+            (placing.cluster or ("ray" if has_ray else "local")) == "ray",
+        )
         for card, placing in form.place.items()
     }
     return Model(ModelName(name), form.engine, place, form.replicas)
@@ -267,6 +280,7 @@ def _tenant(name: str, form: TenantForm) -> Tenant:
 
 def _problems_between(config: Config) -> Iterator[Problem]:
     yield from _placing_problems(config)
+    yield from _ray_problems(config)
     yield from _count_problems(config)
     yield from _elastic_problems(config)
     yield from _budget_problems(config)
@@ -312,6 +326,20 @@ def _speed_problems(model: Model) -> Iterator[Problem]:
                     yield unknown("unknown_profile", at, message, card, known)
         case _:
             pass
+
+
+def _ray_problems(config: Config) -> Iterator[Problem]:
+    for model in config.models:
+        for name, placed in model.place.items():
+            path, card = ("models", model.name, "place", name), config.accelerator(name)
+            if placed.is_on_ray and config.ray is None:
+                message = "there is no cluster.ray that could start these replicas"
+                yield Problem("bad_value", (*path, "cluster"), message, "add cluster.ray, or write local")
+            elif placed.is_on_ray and card is not None and card.share is not None:
+                message = (
+                    f"{name} has a share of a processor core, and only local processes can be held to one"
+                )
+                yield Problem("bad_value", path, message, "remove the share, or write cluster: local here")
 
 
 def _weights_problems(model: Model) -> Iterator[Problem]:
@@ -407,7 +435,7 @@ def _grant_problems(config: Config) -> Iterator[Problem]:
 
 def _open_door(config: Config) -> Iterator[Problem]:
     listen = config.server.listen
-    if config.server.auth == "none" and not _is_loopback(listen):
+    if config.server.auth == "none" and not _is_loopback(listen.host):
         yield Problem(
             "unsafe_listen",
             ("server", "listen"),
@@ -416,11 +444,24 @@ def _open_door(config: Config) -> Iterator[Problem]:
         )
 
 
-def _is_loopback(address: Address) -> bool:
-    if address.host == "localhost":
+def _open_ray(config: Config) -> Iterator[Problem]:
+    ray = config.ray
+    if ray is None or ray.address == "local" or ray.token is not None or ray.insecure:
+        return
+    if not _is_loopback(ray.address.rpartition(":")[0]):
+        yield Problem(
+            "unsafe_ray",
+            ("cluster", "ray", "address"),
+            f"whoever reaches the Ray at {ray.address} can run programs there, and no token is given",
+            "start Ray with RAY_AUTH_MODE=token and give cluster.ray.token, or write insecure: true",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
         return True
     try:
-        return ipaddress.ip_address(address.host).is_loopback
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
 

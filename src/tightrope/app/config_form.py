@@ -173,6 +173,14 @@ def _address(given: object) -> Address:
     return Address(match[1] or match[2], int(match[3]))
 
 
+def _ray_address(given: object) -> str:
+    if given == "local" or (isinstance(given, str) and re.fullmatch(r"[^\s:/@]+:[0-9]{1,5}", given)):
+        return str(given)
+    message = f"{_short(given)} is no address of a Ray cluster"
+    cure = "write host:port of its head, like 10.0.0.9:6379, or local; this machine must be one of its nodes"
+    raise wrong("bad_value", message, cure)
+
+
 def _place(given: object, info: ValidationInfo) -> Path:
     if not isinstance(given, str) or not given:
         raise wrong(
@@ -234,6 +242,9 @@ def _short(given: object) -> str:
 _TEXT = {"type": "string"}
 ListenAt = Annotated[
     Address, BeforeValidator(_address), WithJsonSchema({**_TEXT, "examples": ["127.0.0.1:8080"]})
+]
+RayAddress = Annotated[
+    str, BeforeValidator(_ray_address), WithJsonSchema({**_TEXT, "examples": ["10.0.0.9:6379", "local"]})
 ]
 Place = Annotated[Path, BeforeValidator(_place), WithJsonSchema({**_TEXT, "format": "path"})]
 Weights = Annotated[str, BeforeValidator(_weights), WithJsonSchema({**_TEXT, "examples": ["embedded:Q4_0"]})]
@@ -303,6 +314,8 @@ class AcceleratorForm(Section):
     """How many cards of this kind Tightrope may place replicas on."""
     share: Ratio | None = None
     """Part of one processor core that a local engine on this card may use; all it can get if not given."""
+    gpu: str | None = Field(default=None, min_length=1)
+    """What Ray calls this GPU, such as `L40S`; without it a card is a resource of Ray named `accelerator_type:NAME`."""
 
 
 class LocalCluster(Section):
@@ -312,11 +325,26 @@ class LocalCluster(Section):
     """Folder for logs, process records, profiles and keys."""
 
 
+class RayForm(Section):
+    """Replicas as actors of a Ray cluster."""
+
+    address: RayAddress
+    """Host and port of Ray's head; `local` starts a Ray on this machine, which ends with Tightrope."""
+    token: SecretText | None = None
+    """Ray's authentication token."""
+    insecure: bool = False
+    """Whether Ray beyond loopback may have no token, and engines there no key."""
+    start_s: Duration = _written("120s", alias="start")
+    """Time a replica has from its order until it is ready, waiting for its cards included."""
+
+
 class Cluster(Section):
     """Who starts replicas."""
 
     local: LocalCluster = _EMPTY
     """Local processes."""
+    ray: RayForm | None = None
+    """Ray; replicas are local processes if not given."""
 
 
 class LlamaCpp(Section):
@@ -355,7 +383,7 @@ class CommandLine(Section):
     kind: Literal["command"]
     """The kind of engine."""
     command: tuple[str, ...] = Field(min_length=1)
-    """The program and its arguments; `{port}` and `{model}` are replaced. It must listen on 127.0.0.1."""
+    """The program and its arguments; `{host}`, `{port}`, `{model}` and, on Ray, `{key}` are replaced."""
     health: str = Field(default="/health", pattern=r"^/\S*$")
     """Path that answers 200 once the engine is ready."""
     slots: Count = 8
@@ -400,6 +428,8 @@ class Placing(Section):
     """How many there may be where the provisioner acts; as many as `min` if not given."""
     cards: Count = 1
     """Cards that one replica takes."""
+    cluster: Literal["local", "ray"] | None = None
+    """Who starts them: `ray` where there is a `cluster.ray` and nothing else is said, else `local`."""
 
     @property
     def most(self) -> int:

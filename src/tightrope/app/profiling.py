@@ -26,7 +26,9 @@ from tightrope.app.compose import (
     engine_command,
     health_path,
     identity_of,
+    is_on_ray,
     possible_replicas,
+    ray_cluster,
     step_tokens_of,
     stored_profiles,
 )
@@ -43,7 +45,7 @@ from tightrope.model.messages import ReplicaLost, ReplicaReady
 from tightrope.model.outcome import FailureKind
 from tightrope.model.profile import Profile
 from tightrope.policy.estimate import estimate
-from tightrope.ports import Engine
+from tightrope.ports import Cluster, Engine
 from tightrope.profiler import plot
 from tightrope.profiler.grid import FULL, Grid
 from tightrope.profiler.measure import Profiled, Progress, profile_engine
@@ -178,11 +180,16 @@ async def _started(config: Config, spec: ReplicaSpec) -> AsyncIterator[Started]:
         health_path_for=lambda asked: health_path(config, asked),
         die_with_parent=True,
     )
-    cluster = local if spec.url is None else StaticCluster(api_key_for=lambda asked: api_key(config, asked))
+    ray = ray_cluster(config, state=config.state / "profiling", die_with_parent=True)
+    cluster: Cluster = local
+    if spec.url is not None:
+        cluster = StaticCluster(api_key_for=lambda asked: api_key(config, asked))
+    elif ray is not None and is_on_ray(config, spec):
+        cluster = ray
     try:
         load_s = await _up(cluster, spec)
-        memory = memory_of(local, spec.id) if spec.url is None else 0
-        engine = OpenAIEngine(cluster.url(spec.id), api_key=api_key(config, spec))
+        memory = memory_of(local, spec.id) if cluster is local else 0
+        engine = OpenAIEngine(cluster.url(spec.id), api_key=api_key(config, spec, ray))
         try:
             yield Started(engine, spec.serves or spec.model, load_s, memory)
         finally:
@@ -192,7 +199,7 @@ async def _started(config: Config, spec: ReplicaSpec) -> AsyncIterator[Started]:
         await local.close()
 
 
-async def _up(cluster: LocalCluster | StaticCluster, spec: ReplicaSpec) -> float:
+async def _up(cluster: Cluster, spec: ReplicaSpec) -> float:
     """Seconds until the replica was ready."""
     began_s = time.monotonic()
     await cluster.start(spec)
