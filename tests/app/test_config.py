@@ -11,6 +11,7 @@ Laws of the configuration
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 from hypothesis import given, settings
@@ -442,6 +443,82 @@ def test_5_a_pepper_that_others_can_read_is_named(tmp_path: Path, mode: int, is_
     config.secret_file.write_text("x")
     config.secret_file.chmod(mode)
     assert [problem.code for problem in unsafe_listen(config)] == (["unsafe_secret"] if is_unsafe else [])
+
+
+RAY = """
+version: 1
+accelerators: {fast: {count: 4, gpu: L40S}, plain: {count: 2}, shared: {share: 50%}}
+cluster: {ray: {address: "10.0.0.9:6379", token: canary-4712}}
+models:
+  small:
+    engine: {kind: command, command: [serve, --host, "{host}", --port, "{port}", --key, "{key}"]}
+    place: {fast: {cards: 2}, plain: {}, shared: {cluster: local}}
+tenants: {local: {models: [small]}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("ray", "is_unsafe"),
+    [
+        ('{address: "10.0.0.9:6379"}', True),
+        ('{address: "cards-head:6379"}', True),
+        ('{address: "10.0.0.9:6379", token: x}', False),
+        ('{address: "10.0.0.9:6379", insecure: true}', False),
+        ('{address: "127.0.0.1:6379"}', False),
+        ('{address: "localhost:6379"}', False),
+        ("{address: local}", False),
+    ],
+)
+def test_5_a_ray_that_anybody_can_use_is_named(ray: str, is_unsafe: bool) -> None:
+    text = RAY.replace('{address: "10.0.0.9:6379", token: canary-4712}', ray)
+    codes = [problem.code for problem in unsafe_listen(read(text).config)]
+    assert codes == (["unsafe_ray"] if is_unsafe else [])
+
+
+def test_ray_starts_what_is_not_said_to_be_local() -> None:
+    config = read(RAY).config
+    assert config.ray is not None
+    assert config.ray.token is not None
+    assert config.ray.token.reveal() == "canary-4712"
+    placed = config.models[0].place
+    assert [placed[AcceleratorName(card)].is_on_ray for card in ("fast", "plain", "shared")] == [
+        True,
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "cure"),
+    [
+        ("shared: {cluster: local}", "shared: {}", "remove the share, or write cluster: local here"),
+        ('cluster: {ray: {address: "10.0.0.9:6379", token: canary-4712}}', "seed: 2", None),
+        ("plain: {}", "plain: {cluster: rae}", None),
+        ("10.0.0.9:6379", "ray://10.0.0.9:10001", "this machine must be one of its nodes"),
+        ("10.0.0.9:6379", "auto", "write host:port of its head"),
+    ],
+)
+def test_what_ray_cannot_do_is_named(right: str, wrong: str, cure: str | None) -> None:
+    problems = problems_if_any(RAY.replace(right, wrong))
+    if cure is None:
+        assert bool(problems) == ("rae" in wrong)
+    else:
+        assert cure in only(RAY.replace(right, wrong)).cure
+
+
+def test_ray_that_is_not_there_starts_nothing() -> None:
+    text = RAY.replace('cluster: {ray: {address: "10.0.0.9:6379", token: canary-4712}}', "").replace(
+        "plain: {}", "plain: {cluster: ray}"
+    )
+    assert "add cluster.ray, or write local" in only(text).cure
+
+
+def test_the_configuration_for_kubernetes_is_valid() -> None:
+    manifest = (Path(__file__).parents[2] / "docs" / "kuberay.yaml").read_text(encoding="utf-8")
+    (text,) = [part for part in manifest.split("---\n") if "tightrope.yaml: |" in part]
+    config = read(dedent(text.partition("tightrope.yaml: |\n")[2]), {"RAY_AUTH_TOKEN": "x"}).config
+    assert unsafe_listen(config) == ()
+    assert config.gpus == {"l40s": "L40S", "h100": "H100"}
 
 
 # --- 6 ---------------------------------------------------------------------------------------------------

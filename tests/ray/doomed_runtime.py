@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from tests.contract.doomed_runtime import command
+from tests.ray.machines import TOKEN
 from tightrope.adapters.cluster_ray import RayCluster, RayPlace
 from tightrope.model.fleet import ReplicaSpec
 from tightrope.model.ids import AcceleratorName, ModelName, ReplicaId
@@ -17,7 +18,7 @@ from tightrope.model.ids import AcceleratorName, ModelName, ReplicaId
 
 async def main(address: str, state: str, *replicas: str) -> None:
     cluster = RayCluster(
-        RayPlace(address),
+        RayPlace(address, TOKEN),
         Path(state),
         lambda spec, listen: command(spec, listen.port),
         resources_for=lambda spec: {"resources": {f"accelerator_type:{spec.accelerator}": 1}},

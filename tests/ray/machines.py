@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+TOKEN = "a-token-of-these-tests-alone-0123456789"
 FAST, SLOW = "fast", "slow"
 STORE_BYTES = 100 * 2**20
 
@@ -53,7 +54,12 @@ class Machines:
 @contextmanager
 def started(**cards: dict[str, int]) -> Iterator[Machines]:
     """A cluster of a head without cards, `one` with two fast cards and `two` with two slow ones, or the nodes given."""
-    variables = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+    variables = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": TOKEN,
+        "RAY_raylet_start_wait_time_s": "120",  # on a busy machine Ray gives up too soon
+    }
     with subprocess.Popen(
         [sys.executable, str(Path(__file__))],
         stdin=subprocess.PIPE,

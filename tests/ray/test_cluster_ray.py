@@ -26,7 +26,7 @@ from tests.contract.cluster_contract import (
 )
 from tests.contract.doomed_runtime import command
 from tests.contract.engine_contract import until
-from tests.ray.machines import Machines
+from tests.ray.machines import TOKEN, Machines
 from tightrope.adapters.cluster_ray import Listen, RayCluster, RayPlace
 from tightrope.adapters.process import Process
 from tightrope.model.errors import InvalidInput
@@ -58,7 +58,7 @@ async def open_cluster(tmp_path: Path, machines: Machines) -> AsyncIterator[Open
 
     def open_again(command_for: Any = small_server, **settings: Any) -> RayCluster:
         cluster = RayCluster(
-            RayPlace(machines.address),
+            RayPlace(machines.address, TOKEN),
             tmp_path / "state",
             command_for,
             resources_for=settings.pop("resources_for", one_card),
@@ -168,7 +168,7 @@ async def test_a_start_without_room_says_why_and_goes_on_when_a_node_joins(
 ) -> None:
     hasty = open_cluster(start_limit_s=3.0)
     await hasty._link.ask("names")
-    await hasty.start(a_spec(accelerator="late"))
+    await hasty.start(a_spec("hasty", "late"))
     assert "no node has 1 accelerator_type:late" in await lost(hasty)
     cluster = open_cluster()
     await cluster.start(a_spec(accelerator="late"))
@@ -229,7 +229,8 @@ async def test_a_killed_engine_is_lost_with_its_signal_and_its_last_words(open_c
 async def test_an_engine_and_all_it_started_die_with_its_supervisor(
     open_cluster: Open, tmp_path: Path, who: str
 ) -> None:
-    cluster = open_cluster(with_a_helper(tmp_path / "helper"))
+    # Whoever kills the keeper too is not spared what has left the engine's process group.
+    cluster = open_cluster(with_a_helper(tmp_path / "helper", is_apart=who == "the actor"))
     engine = await ready(cluster, a_spec(accelerator="fast"))
     helper = Process.of(int((tmp_path / "helper").read_text()))
     assert helper is not None
@@ -360,12 +361,12 @@ def killed_runtime(address: str, folder: Path, card_by_replica: Mapping[str, str
     return [process for process in found if process is not None]
 
 
-def with_a_helper(file: Path) -> Callable[[ReplicaSpec, Listen], Sequence[str]]:
-    """A command whose engine has a child in another group, that would outlive it."""
+def with_a_helper(file: Path, *, is_apart: bool = True) -> Callable[[ReplicaSpec, Listen], Sequence[str]]:
+    """A command whose engine has a child that would outlive it, in its process group or apart from it."""
     return lambda spec, listen: [
         "sh",
         "-c",
-        f"setsid sleep 1000 & echo $! > {file}; exec {shlex.join(small_server(spec, listen))}",
+        f"{'setsid' if is_apart else ''} sleep 1000 & echo $! > {file}; exec {shlex.join(small_server(spec, listen))}",
     ]
 
 
