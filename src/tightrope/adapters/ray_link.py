@@ -135,7 +135,9 @@ class RayLink:
 
     async def _listen(self, hands: asyncio.subprocess.Process) -> bool:
         assert hands.stdout is not None
-        self.trouble = f"Ray at {self._settings['address']} has not answered yet; {self._log_file} may say why"
+        self.trouble = (
+            f"Ray at {self._settings['address']} has not answered yet; {self._log_file} may say why"
+        )
         async for line in hands.stdout:
             told = msgspec.json.decode(line)
             if "id" in told:
