@@ -274,8 +274,10 @@ async def test_a_lost_node_is_told_and_a_new_one_takes_its_replicas(
     await gone(engine)
     await cluster.start(a_spec(accelerator="late"))
     await asyncio.to_thread(machines.add, "four", late=1)
-    try:
-        assert await next_of(cluster.watch()) == ReplicaReady(SMALL, SLOTS)
+    try:  # for a while Ray may still place actors on the node that is gone; the kernel orders again
+        while (told := await next_of(cluster.watch())) != ReplicaReady(SMALL, SLOTS):
+            assert isinstance(told, ReplicaLost)
+            await cluster.start(a_spec(accelerator="late"))
     finally:
         await cluster.close()
         await asyncio.to_thread(machines.remove, "four")

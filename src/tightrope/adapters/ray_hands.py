@@ -103,6 +103,7 @@ class Hands:
             log_to_driver=False,
             **(own if settings["address"] == "local" else {}),
         )
+        self._made: dict[str, Any] = {}
         self.do: dict[str, Callable[..., Awaitable[Json]]] = {
             "place": self.place,
             "call": self.call,
@@ -148,9 +149,12 @@ class Hands:
         made = self._ray.remote(ray_replica.ReplicaActor).options(
             name=name, num_cpus=0, max_restarts=0, max_task_retries=0, **options
         )
-        return made.remote(name, self._keeper_source)
+        # One that is not detached ends with the handle that made it.
+        self._made[name] = made.remote(name, self._keeper_source)
+        return self._made[name]
 
     def _kill(self, name: str) -> None:
+        self._made.pop(name, None)
         until_s = time.monotonic() + _FREE_NAME_LIMIT_S
         while time.monotonic() < until_s:
             try:
