@@ -58,6 +58,8 @@ LOAD_S = 30.0
 NOISE = 0.02
 """Relative standard deviation of the steps of emulated engines."""
 
+RAY_START_LIMIT_S = 900.0
+"""Time a replica has on Ray from its order until it is ready: a machine may have to join, and weights to come."""
 RAY_TYPE_MARK = 0.001
 """As much of `accelerator_type:X` as Ray itself asks for when an actor wants a GPU of this type."""
 
@@ -295,7 +297,7 @@ def ray_cluster(
         lambda spec, listen: engine_command(config, spec, listen.port, listen.host, listen.key),
         resources_for=lambda spec: ray_resources(config, spec),
         health_path_for=lambda spec: health_path(config, spec),
-        start_limit_s=ray.start_s,
+        start_limit_s=RAY_START_LIMIT_S,
         may_be_open=ray.insecure,
         die_with_parent=die_with_parent,
     )

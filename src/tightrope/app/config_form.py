@@ -334,8 +334,6 @@ class RayForm(Section):
     """Ray's authentication token."""
     insecure: bool = False
     """Whether Ray beyond loopback may have no token, and engines there no key."""
-    start_s: Duration = _written("120s", alias="start")
-    """Time a replica has from its order until it is ready, waiting for its cards included."""
 
 
 class Cluster(Section):
