@@ -19,7 +19,7 @@ from functools import partial
 import msgspec
 import psutil
 
-from tightrope.adapters.cluster_local import free_port
+from tightrope.adapters.engine_process import free_port
 from tightrope.bench.hardware import profile
 from tightrope.model.profile import Profile
 from tightrope.sim.engine import Truth

@@ -11,12 +11,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import aiohttp
 import pytest
 
+from tightrope.adapters.process import Process
 from tightrope.model.fleet import ReplicaSpec
 from tightrope.model.ids import AcceleratorName, ModelName, ReplicaId
 from tightrope.model.messages import ReplicaLost, ReplicaReady, ReplicaStopped
@@ -47,6 +51,38 @@ def a_spec(id: str = "small-0", accelerator: str = "plain", url: str | None = No
 async def next_of(watch: AsyncIterator[Told]) -> Told:
     async with asyncio.timeout(LIMIT_S):
         return await anext(watch)
+
+
+class OwnCluster(Cluster, Protocol):
+    """A cluster that runs its engines itself, on this machine."""
+
+    def process_id(self, replica: ReplicaId) -> int: ...
+
+
+def under_test(cluster: OwnCluster, accelerator: str = "plain") -> ClusterUnderTest:
+    async def order(name: str) -> ReplicaSpec:
+        return a_spec(name, accelerator)
+
+    async def kill(replica: ReplicaId) -> None:
+        os.kill(cluster.process_id(replica), signal.SIGKILL)
+
+    return ClusterUnderTest(cluster, order, kill)
+
+
+async def ready(cluster: OwnCluster, spec: ReplicaSpec) -> Process:
+    """Start a replica, wait until it is ready, and return its process."""
+    await cluster.start(spec)
+    told = await next_of(cluster.watch())
+    assert told == ReplicaReady(spec.id, SLOTS), told
+    process = Process.of(cluster.process_id(spec.id))
+    assert process is not None
+    return process
+
+
+async def gone(*processes: Process) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        for process in processes:
+            await process.ended()
 
 
 async def answers(url: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shlex
 import signal
@@ -16,18 +15,20 @@ from pathlib import Path
 import pytest
 
 from tests.contract.cluster_contract import (
-    LIMIT_S,
-    SLOTS,
     ClusterContract,
     ClusterUnderTest,
     a_spec,
     answers,
+    gone,
     next_of,
+    ready,
+    under_test,
 )
 from tests.contract.doomed_runtime import command
 from tests.contract.engine_contract import broken_answer, until
-from tightrope.adapters.cluster_local import LocalCluster, free_port
+from tightrope.adapters.cluster_local import LocalCluster
 from tightrope.adapters.engine_openai import OpenAIEngine
+from tightrope.adapters.engine_process import free_port
 from tightrope.adapters.process import Process
 from tightrope.adapters.processor_share import DutyCycle, QuotaV1
 from tightrope.model.errors import InvalidInput
@@ -79,25 +80,7 @@ async def open_cluster(tmp_path: Path) -> AsyncIterator[Open]:
 class TestLocalCluster(ClusterContract):
     @pytest.fixture
     async def tested(self, open_cluster: Open) -> ClusterUnderTest:
-        cluster = open_cluster()
-
-        async def order(name: str) -> ReplicaSpec:
-            return a_spec(name)
-
-        async def kill(replica: ReplicaId) -> None:
-            os.kill(cluster.process_id(replica), signal.SIGKILL)
-
-        return ClusterUnderTest(cluster, order, kill)
-
-
-async def ready(cluster: LocalCluster, spec: ReplicaSpec) -> Process:
-    """Start a replica, wait until it is ready, and return its process."""
-    await cluster.start(spec)
-    told = await next_of(cluster.watch())
-    assert told == ReplicaReady(spec.id, SLOTS), told
-    process = Process.of(cluster.process_id(spec.id))
-    assert process is not None
-    return process
+        return under_test(open_cluster())
 
 
 async def lost(cluster: LocalCluster, spec: ReplicaSpec) -> str:
@@ -106,11 +89,6 @@ async def lost(cluster: LocalCluster, spec: ReplicaSpec) -> str:
     told = await next_of(cluster.watch())
     assert isinstance(told, ReplicaLost), told
     return told.why
-
-
-async def gone(process: Process) -> None:
-    async with asyncio.timeout(LIMIT_S):
-        await process.ended()
 
 
 # --- starts that fail --------------------------------------------------------------------------------------

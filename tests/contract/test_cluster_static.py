@@ -15,8 +15,8 @@ from tests.contract.cluster_contract import (
     a_spec,
     next_of,
 )
-from tightrope.adapters.cluster_local import free_port
 from tightrope.adapters.cluster_static import StaticCluster
+from tightrope.adapters.engine_process import free_port
 from tightrope.model.fleet import ReplicaSpec
 from tightrope.model.ids import ReplicaId
 from tightrope.model.messages import ReplicaLost, ReplicaReady

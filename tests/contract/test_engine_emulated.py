@@ -8,7 +8,8 @@ import aiohttp
 import pytest
 
 from tests.contract.engine_contract import CONTEXT_TOKENS, SLOTS, EngineContract, EngineUnderTest
-from tightrope.adapters.engine_emulated import EmulatedEngine, Setting, listening
+from tightrope.adapters.emulated_truth import Setting
+from tightrope.adapters.engine_emulated import EmulatedEngine, listening
 from tightrope.adapters.engine_openai import OpenAIEngine
 from tightrope.model.ids import AcceleratorName, ModelName
 from tightrope.model.profile import Coefficients, Profile

@@ -23,8 +23,8 @@ from tests.contract.engine_contract import (
     answer,
     failure,
 )
-from tightrope.adapters.cluster_local import free_port
 from tightrope.adapters.engine_openai import OpenAIEngine
+from tightrope.adapters.engine_process import free_port
 from tightrope.adapters.llamacpp import ServerOptions, command_line, find_server
 from tightrope.app.embedded import cache_dir, weights_file
 from tightrope.model.outcome import FailureKind

@@ -25,8 +25,8 @@ from tests.contract.engine_contract import (
     text_of,
     until,
 )
-from tightrope.adapters.cluster_local import free_port
 from tightrope.adapters.engine_openai import EVENT_LIMIT_BYTES, OpenAIEngine
+from tightrope.adapters.engine_process import free_port
 from tightrope.model.errors import EngineFailed
 from tightrope.model.outcome import FailureKind, Usage
 from tightrope.ports import EngineFacts, EngineRequest, Message

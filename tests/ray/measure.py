@@ -51,7 +51,9 @@ def measure(folder: Path, machines: Machines, times: int) -> dict[str, object]:
             "actor": _killed(
                 served, times, lambda: os.kill(worker_of(min(engines(folder))).pid, signal.SIGKILL), statuses
             ),
-            "node": _node_killed(served, machines, times, statuses),
+            "node": _killed(
+                served, times, lambda: machines.kill("two"), statuses, lambda: machines.add("two", slow=2)
+            ),
         }
         restarts, doubled, served = _restarted(served, times)
     finally:
@@ -73,37 +75,28 @@ def measure(folder: Path, machines: Machines, times: int) -> dict[str, object]:
 
 
 def _killed(
-    served: Served, times: int, kill: Callable[[], None], statuses: Counter[int]
+    served: Served,
+    times: int,
+    kill: Callable[[], None],
+    statuses: Counter[int],
+    joins: Callable[[], None] | None = None,
 ) -> dict[str, list[float]]:
-    """Kill one of the replicas under load, again and again: when it was told lost, and when it was ready again."""
+    """Kill again and again under load: when the loss was told, and when all was ready again; from the kill, or from
+    what `joins` once the loss is known."""
     lost_s, ready_s = [], []
     for _ in range(times):
         lost, ready = _count(served, "ReplicaLost"), _count(served, "ReplicaReady")
         with load(served) as answers:
-            killed_s = now_s()
+            from_s = now_s()
             kill()
-            lost_s.append(_next_s(served, "ReplicaLost", lost) - killed_s)
-            ready_s.append(_next_s(served, "ReplicaReady", ready) - killed_s)
+            lost_s.append(_next_s(served, "ReplicaLost", lost) - from_s)
+            if joins is not None:
+                from_s = now_s()
+                joins()
+            ready_s.append(_next_s(served, "ReplicaReady", ready) - from_s)
         statuses.update(answer.result() for answer in answers)
-    return {"until_told_lost": lost_s, "until_ready_again": ready_s}
-
-
-def _node_killed(
-    served: Served, machines: Machines, times: int, statuses: Counter[int]
-) -> dict[str, list[float]]:
-    """As above for the node of the slow cards; another one joins once the loss is known."""
-    lost_s, ready_s = [], []
-    for _ in range(times):
-        lost, ready = _count(served, "ReplicaLost"), _count(served, "ReplicaReady")
-        with load(served) as answers:
-            killed_s = now_s()
-            machines.kill("two")
-            lost_s.append(_next_s(served, "ReplicaLost", lost) - killed_s)
-            joins_s = now_s()
-            machines.add("two", slow=2)
-            ready_s.append(_next_s(served, "ReplicaReady", ready) - joins_s)
-        statuses.update(answer.result() for answer in answers)
-    return {"until_told_lost": lost_s, "from_a_node_joining_until_ready": ready_s}
+    again = "until_ready_again" if joins is None else "from_a_node_joining_until_ready"
+    return {"until_told_lost": lost_s, again: ready_s}
 
 
 def _restarted(served: Served, times: int) -> tuple[list[float], int, Served]:

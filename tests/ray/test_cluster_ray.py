@@ -16,13 +16,15 @@ from typing import Any
 import pytest
 
 from tests.contract.cluster_contract import (
-    LIMIT_S,
     SLOTS,
     ClusterContract,
     ClusterUnderTest,
     a_spec,
     answers,
+    gone,
     next_of,
+    ready,
+    under_test,
 )
 from tests.contract.doomed_runtime import command
 from tests.contract.engine_contract import until
@@ -75,25 +77,7 @@ async def open_cluster(tmp_path: Path, machines: Machines) -> AsyncIterator[Open
 class TestRayCluster(ClusterContract):
     @pytest.fixture
     async def tested(self, open_cluster: Open) -> ClusterUnderTest:
-        cluster = open_cluster()
-
-        async def order(name: str) -> ReplicaSpec:
-            return a_spec(name, "fast")
-
-        async def kill(replica: ReplicaId) -> None:
-            os.kill(cluster.process_id(replica), signal.SIGKILL)
-
-        return ClusterUnderTest(cluster, order, kill)
-
-
-async def ready(cluster: RayCluster, spec: ReplicaSpec) -> Process:
-    """Start a replica, wait until it is ready, and return its process."""
-    await cluster.start(spec)
-    told = await next_of(cluster.watch())
-    assert told == ReplicaReady(spec.id, SLOTS), told
-    process = Process.of(cluster.process_id(spec.id))
-    assert process is not None
-    return process
+        return under_test(open_cluster(), "fast")
 
 
 async def lost(cluster: RayCluster) -> str:
@@ -101,12 +85,6 @@ async def lost(cluster: RayCluster) -> str:
     told = await next_of(cluster.watch())
     assert isinstance(told, ReplicaLost), told
     return told.why
-
-
-async def gone(*processes: Process) -> None:
-    async with asyncio.timeout(LIMIT_S):
-        for process in processes:
-            await process.ended()
 
 
 def parent(process: Process) -> Process:

@@ -11,10 +11,9 @@ import asyncio
 import hashlib
 import os
 import signal
-import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +21,13 @@ from pathlib import Path
 import aiohttp
 import msgspec
 
-from tightrope.adapters.engine_openai import OpenAIEngine
-from tightrope.adapters.health import probe, probing_session
+from tightrope.adapters.cluster_work import ClusterWork, Told
+from tightrope.adapters.engine_process import free_port, how_it_ended, is_taken, last_lines
+from tightrope.adapters.health import max_sequences, probe, probing_session
 from tightrope.adapters.process import Process, boot_id, listens
 from tightrope.adapters.processor_share import Mechanism, Placement, ProcessorShares, find_mechanism
 from tightrope.adapters.replica_record import RecordFolder, digest_of, key_of
-from tightrope.model.errors import EngineFailed, TightropeError
+from tightrope.model.errors import TightropeError
 from tightrope.model.fleet import Accelerator, ReplicaSpec
 from tightrope.model.ids import AcceleratorName, ReplicaId
 from tightrope.model.messages import ReplicaLost, ReplicaReady, ReplicaStopped
@@ -39,19 +39,6 @@ _PORT_TRIES = 3
 
 _FIRST_WAIT_S = 0.02
 _LONGEST_WAIT_S = 0.25
-_LOG_TAIL_BYTES = 4096
-_LOG_TAIL_LINES = 5
-_LOG_TAIL_CHARACTERS = 600
-
-_Told = ReplicaReady | ReplicaLost | ReplicaStopped
-
-
-def free_port() -> int:
-    """A TCP port of the loopback address that nobody holds at this moment."""
-    with socket.socket() as trial:
-        trial.bind((HOST, 0))
-        port: int = trial.getsockname()[1]
-        return port
 
 
 class LocalCluster:
@@ -91,8 +78,7 @@ class LocalCluster:
         prefix = hashlib.sha256(str(state_dir.absolute()).encode()).hexdigest()[:8]
         self._shares = ProcessorShares(mechanism or find_mechanism(), self._records.folder, prefix)
         self._replica_by_id: dict[ReplicaId, _Replica] = {}
-        self._told: asyncio.Queue[_Told | None] = asyncio.Queue()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._work = ClusterWork()
         self._opened: aiohttp.ClientSession | None = None
         self._is_closed = False
 
@@ -101,16 +87,16 @@ class LocalCluster:
     async def start(self, spec: ReplicaSpec) -> None:
         """Begin to bring a replica up, or adopt the process that an earlier runtime left under this id."""
         if self._is_closed:
-            self._told.put_nowait(ReplicaLost(spec.id, "the cluster is closed"))
+            self._work.tell(ReplicaLost(spec.id, "the cluster is closed"))
             return
         earlier = self._replica_by_id.get(spec.id)
         if earlier is not None and not earlier.stop_asked.is_set():
             if earlier.is_ready:
-                self._told.put_nowait(ReplicaReady(spec.id, earlier.max_sequences))
+                self._work.tell(ReplicaReady(spec.id, earlier.max_sequences))
             return
         replica = _Replica(spec)
         self._replica_by_id[spec.id] = replica
-        self._spawn(self._live(replica, earlier))
+        self._work.spawn(self._live(replica, earlier))
 
     async def stop(self, replica: ReplicaId) -> None:
         """End a replica with SIGTERM, with SIGKILL if that does not help; `watch` tells when it is gone."""
@@ -118,13 +104,11 @@ class LocalCluster:
         if known is not None:
             known.stop_asked.set()
         else:
-            self._spawn(self._stop_unknown(replica))
+            self._work.spawn(self._stop_unknown(replica))
 
-    async def watch(self) -> AsyncIterator[_Told]:
+    def watch(self) -> AsyncIterator[Told]:
         """What happens to replicas, once and in order; ends after `close`."""
-        while (told := await self._told.get()) is not None:
-            yield told
-        self._told.put_nowait(None)
+        return self._work.watch()
 
     def url(self, replica: ReplicaId) -> str:
         """Base address of a ready replica. Raises KeyError if it is not ready."""
@@ -140,13 +124,12 @@ class LocalCluster:
         self._is_closed = True
         for replica in self._replica_by_id.values():
             replica.stop_asked.set()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._work.done()
         await self.end_unclaimed()
         if self._opened is not None:
             await self._opened.close()
         self._records.close()
-        self._told.put_nowait(None)
+        self._work.end()
 
     # --- beyond the port ---------------------------------------------------------------------------------
 
@@ -194,11 +177,6 @@ class LocalCluster:
 
     # --- the life of one replica -------------------------------------------------------------------------
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     async def _live(self, replica: _Replica, earlier: _Replica | None) -> None:
         if earlier is not None:
             await earlier.is_over.wait()
@@ -214,7 +192,7 @@ class LocalCluster:
             if self._replica_by_id.get(replica.spec.id) is replica:
                 del self._replica_by_id[replica.spec.id]
             told = ReplicaStopped(replica.spec.id) if why is None else ReplicaLost(replica.spec.id, why)
-            self._told.put_nowait(told)
+            self._work.tell(told)
 
     async def _serve(self, replica: _Replica) -> str | None:
         """From the order to the end: None if it was stopped, else why it is lost."""
@@ -229,7 +207,7 @@ class LocalCluster:
             replica.running = running
             why = await self._attend(replica, running)
             replica.running = None
-            port_was_taken = not replica.is_ready and _is_taken(running.port)
+            port_was_taken = not replica.is_ready and is_taken(HOST, running.port)
             await self._forget(key)
             if why is None or not port_was_taken:
                 return why
@@ -248,7 +226,7 @@ class LocalCluster:
             if ready.done() and not ended.done() and not stop.done():
                 replica.max_sequences = ready.result()
                 replica.is_ready = True
-                self._told.put_nowait(ReplicaReady(replica.spec.id, replica.max_sequences))
+                self._work.tell(ReplicaReady(replica.spec.id, replica.max_sequences))
                 await asyncio.wait({ended, stop}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in (ended, stop, ready):
@@ -262,7 +240,7 @@ class LocalCluster:
         status = running.reap()
         if replica.stop_asked.is_set():
             return None
-        tail = _last_lines(self.log_file(replica.spec.id))
+        tail = last_lines(self.log_file(replica.spec.id))
         if has_ended:
             return f"its process {status}{tail}"
         return f"it was not healthy after {self._start_limit_s:g} s ({running.last_health}){tail}"
@@ -274,7 +252,7 @@ class LocalCluster:
             health = await probe(self._session(), f"http://{HOST}:{running.port}{path}")
             running.last_health = health.said
             if health.state == "well" and listens(running.process.pid, running.port):
-                return await _max_sequences(running.url)
+                return await max_sequences(running.url)
             await asyncio.sleep(wait_s)
             wait_s = min(_LONGEST_WAIT_S, 1.3 * wait_s)
 
@@ -358,7 +336,7 @@ class LocalCluster:
         if record is not None:
             await self._end(record.process)
             await self._forget(key)
-        self._told.put_nowait(ReplicaStopped(replica))
+        self._work.tell(ReplicaStopped(replica))
 
     async def _end(self, process: Process) -> None:
         """End a process and all of its group; nothing if the process is not the one that was recorded."""
@@ -396,10 +374,7 @@ class _Running:
             return "is gone"
         # Before the child is reaped its id cannot belong to anybody else, so the group is surely its own.
         self.process.signal_group(signal.SIGKILL)
-        status = self.child.wait()
-        return (
-            f"ended with status {status}" if status >= 0 else f"was ended by {signal.Signals(-status).name}"
-        )
+        return how_it_ended(self.child.wait())
 
 
 @dataclass(slots=True)
@@ -412,36 +387,3 @@ class _Replica:
     max_sequences: int | None = None
     stop_asked: asyncio.Event = field(default_factory=asyncio.Event)
     is_over: asyncio.Event = field(default_factory=asyncio.Event)
-
-
-async def _max_sequences(url: str) -> int | None:
-    engine = OpenAIEngine(url)
-    try:
-        return (await engine.facts()).max_sequences
-    except EngineFailed:
-        return None
-    finally:
-        await engine.close()
-
-
-def _is_taken(port: int) -> bool:
-    with socket.socket() as trial:
-        # As servers do, so that connections of the engine that has just ended do not count.
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            trial.bind((HOST, port))
-        except OSError:
-            return True
-    return False
-
-
-def _last_lines(log_file: Path) -> str:
-    """The end of a log as a part of a sentence; "" if it says nothing."""
-    try:
-        with log_file.open("rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
-            lines = log.read().decode(errors="replace").splitlines()
-    except OSError:
-        return ""
-    told = [line.strip() for line in lines if line.strip()][-_LOG_TAIL_LINES:]
-    return f"; {log_file} ends with: {' | '.join(told)[-_LOG_TAIL_CHARACTERS:]}" if told else ""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -18,12 +18,12 @@ from pathlib import Path
 
 import aiohttp
 
-from tightrope.adapters.engine_openai import OpenAIEngine
-from tightrope.adapters.health import probe, probing_session
+from tightrope.adapters.cluster_work import ClusterWork, Told
+from tightrope.adapters.health import max_sequences, probe, probing_session
 from tightrope.adapters.ray_link import Failed, Gone, Json, RayLink, RayTrouble
 from tightrope.adapters.ray_replica import machine
 from tightrope.adapters.replica_record import digest_of, key_of
-from tightrope.model.errors import EngineFailed, InvalidInput, TightropeError
+from tightrope.model.errors import InvalidInput, TightropeError
 from tightrope.model.fleet import ReplicaSpec
 from tightrope.model.ids import ReplicaId
 from tightrope.model.messages import ReplicaLost, ReplicaReady, ReplicaStopped
@@ -41,8 +41,6 @@ _TELL_WAITING_AFTER_S = 5.0
 _END_LIMIT_S = 20.0
 
 _KEY_VARIABLES = ("LLAMA_API_KEY", "VLLM_API_KEY")
-
-_Told = ReplicaReady | ReplicaLost | ReplicaStopped
 
 _OPEN_ENGINE = (
     "its engine answers without a key beyond this machine; start it with one (vLLM and llama.cpp take it from their "
@@ -116,8 +114,7 @@ class RayCluster:
         settings = {"address": place.address, "namespace": _namespace(state_dir), "cards": dict(place.cards)}
         self._link = RayLink(place.environment(), settings, state_dir / "logs" / "ray.log", self._sweep)
         self._replica_by_id: dict[ReplicaId, _Replica] = {}
-        self._told: asyncio.Queue[_Told | None] = asyncio.Queue()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._work = ClusterWork()
         self._is_closed = False
         self._is_ordered = False
 
@@ -126,30 +123,28 @@ class RayCluster:
     async def start(self, spec: ReplicaSpec) -> None:
         """Begin to bring a replica up, or adopt the actor that an earlier runtime left under this id."""
         if self._is_closed:
-            self._told.put_nowait(ReplicaLost(spec.id, "the cluster is closed"))
+            self._work.tell(ReplicaLost(spec.id, "the cluster is closed"))
             return
         earlier = self._replica_by_id.get(spec.id)
         if earlier is not None and earlier.is_wanted:
             if earlier.url is not None:
-                self._told.put_nowait(ReplicaReady(spec.id, earlier.max_sequences))
+                self._work.tell(ReplicaReady(spec.id, earlier.max_sequences))
             return
         replica = _Replica(spec)
         self._replica_by_id[spec.id] = replica
-        self._spawn(self._live(replica, earlier))
+        self._work.spawn(self._live(replica, earlier))
 
     async def stop(self, replica: ReplicaId) -> None:
         """End a replica: its engine with SIGTERM, with SIGKILL if that does not help, and then its actor."""
         known = self._replica_by_id.get(replica)
         if known is None or known.is_lost:
-            self._spawn(self._stop_unknown(replica, known))
+            self._work.spawn(self._stop_unknown(replica, known))
         else:
             known.stop_asked.set()
 
-    async def watch(self) -> AsyncIterator[_Told]:
+    def watch(self) -> AsyncIterator[Told]:
         """What happens to replicas, once and in order; ends after `close`."""
-        while (told := await self._told.get()) is not None:
-            yield told
-        self._told.put_nowait(None)
+        return self._work.watch()
 
     def url(self, replica: ReplicaId) -> str:
         """Base address of a ready replica. Raises KeyError if it is not ready."""
@@ -165,8 +160,7 @@ class RayCluster:
         self._is_closed = True
         for replica in self._replica_by_id.values():
             replica.stop_asked.set()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._work.done()
         if self._link.was_used:
             try:
                 async with asyncio.timeout(_END_LIMIT_S):
@@ -174,7 +168,7 @@ class RayCluster:
             except (TimeoutError, RayTrouble) as error:
                 log.warning("whether replicas are left cannot be asked: %s", self._link.trouble or error)
         await self._link.close()
-        self._told.put_nowait(None)
+        self._work.end()
 
     # --- beyond the port ---------------------------------------------------------------------------------
 
@@ -197,7 +191,7 @@ class RayCluster:
 
     def _sweep(self) -> None:
         if self._is_ordered and not self._is_closed:
-            self._spawn(self._end_what_is_left())
+            self._work.spawn(self._end_what_is_left())
 
     async def _end_what_is_left(self) -> None:
         with suppress(RayTrouble):  # a new connection begins a new sweep
@@ -218,11 +212,6 @@ class RayCluster:
 
     # --- the life of one replica -------------------------------------------------------------------------
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     async def _live(self, replica: _Replica, earlier: _Replica | None) -> None:
         if earlier is not None:
             await earlier.is_over.wait()
@@ -234,14 +223,14 @@ class RayCluster:
         is_gone = is_lost or replica.pid is None
         replica.url = replica.pid = None
         if is_lost:
-            self._told.put_nowait(ReplicaLost(replica.spec.id, _why(course)))
+            self._work.tell(ReplicaLost(replica.spec.id, _why(course)))
         for task in (course, stop):
             task.cancel()
         await asyncio.gather(course, stop, return_exceptions=True)
         # Only now, so that losing a replica is not told late because its node does not answer.
         await self._end(name, is_gone=is_gone)
         if not is_lost:
-            self._told.put_nowait(ReplicaStopped(replica.spec.id))
+            self._work.tell(ReplicaStopped(replica.spec.id))
         if self._replica_by_id.get(replica.spec.id) is replica:
             del self._replica_by_id[replica.spec.id]
         replica.is_over.set()
@@ -250,7 +239,7 @@ class RayCluster:
         if lost is not None:
             await lost.is_over.wait()
         await self._end(key_of(replica))
-        self._told.put_nowait(ReplicaStopped(replica))
+        self._work.tell(ReplicaStopped(replica))
 
     async def _course(self, replica: _Replica, name: str) -> str:
         """From the order to the loss: why it is lost. Cancelled when the replica is stopped."""
@@ -265,7 +254,7 @@ class RayCluster:
             return f"it lost its place: {error}"
         except (TightropeError, RayTrouble, OSError) as error:
             return f"it could not be started: {error}"
-        self._told.put_nowait(ReplicaReady(replica.spec.id, replica.max_sequences))
+        self._work.tell(ReplicaReady(replica.spec.id, replica.max_sequences))
         return await self._until_lost(replica, name)
 
     async def _bring_up(self, replica: _Replica, name: str) -> None:
@@ -352,7 +341,7 @@ class RayCluster:
                 wait_s = min(_LONGEST_WAIT_S, 1.3 * wait_s)
         if replica.host != LOOPBACK and not self._may_be_open and await _is_open(f"{root}/v1"):
             raise Failed(_OPEN_ENGINE)
-        return await _max_sequences(f"{root}/v1", replica.key)
+        return await max_sequences(f"{root}/v1", replica.key)
 
     async def _until_lost(self, replica: _Replica, name: str) -> str:
         """Why a ready replica is lost, as soon as that is known."""
@@ -506,13 +495,3 @@ async def _is_open(url: str) -> bool:
                 return response.status not in (401, 403)
         except (aiohttp.ClientError, OSError, TimeoutError):
             return True
-
-
-async def _max_sequences(url: str, key: str | None) -> int | None:
-    engine = OpenAIEngine(url, api_key=key)
-    try:
-        return (await engine.facts()).max_sequences
-    except EngineFailed:
-        return None
-    finally:
-        await engine.close()

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from tightrope.adapters.engine_openai import OpenAIEngine
-from tightrope.adapters.health import Health, probe, probing_session
-from tightrope.model.errors import EngineFailed
+from tightrope.adapters.cluster_work import ClusterWork, Told
+from tightrope.adapters.health import Health, max_sequences, probe, probing_session
 from tightrope.model.fleet import ReplicaSpec
 from tightrope.model.ids import ReplicaId
 from tightrope.model.messages import ReplicaLost, ReplicaReady, ReplicaStopped
@@ -27,8 +26,6 @@ _UNWELL_LIMIT = 2
 
 # A server that is well and busy is given longer to say what it is: not knowing its sequences costs more than waiting.
 _FACTS_LIMIT_S = 15.0
-
-_Told = ReplicaReady | ReplicaLost | ReplicaStopped
 
 
 class StaticCluster:
@@ -49,38 +46,33 @@ class StaticCluster:
         self._start_limit_s = start_limit_s
         self._api_key_for = api_key_for
         self._replica_by_id: dict[ReplicaId, _Replica] = {}
-        self._told: asyncio.Queue[_Told | None] = asyncio.Queue()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._work = ClusterWork()
 
     async def start(self, spec: ReplicaSpec) -> None:
         """Begin to ask at the replica's address until it answers."""
         if spec.url is None:
-            self._told.put_nowait(ReplicaLost(spec.id, "it has no address; give it a `url`"))
+            self._work.tell(ReplicaLost(spec.id, "it has no address; give it a `url`"))
             return
         earlier = self._replica_by_id.get(spec.id)
         if earlier is not None and not earlier.stop_asked.is_set():
             if earlier.is_ready:
-                self._told.put_nowait(ReplicaReady(spec.id, earlier.max_sequences))
+                self._work.tell(ReplicaReady(spec.id, earlier.max_sequences))
             return
         replica = _Replica(spec, spec.url.rstrip("/"))
         self._replica_by_id[spec.id] = replica
-        task = asyncio.create_task(self._live(replica, earlier))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._work.spawn(self._live(replica, earlier))
 
     async def stop(self, replica: ReplicaId) -> None:
         """Forget a replica. Its server goes on."""
         known = self._replica_by_id.get(replica)
         if known is None:
-            self._told.put_nowait(ReplicaStopped(replica))
+            self._work.tell(ReplicaStopped(replica))
         else:
             known.stop_asked.set()
 
-    async def watch(self) -> AsyncIterator[_Told]:
+    def watch(self) -> AsyncIterator[Told]:
         """What happens to replicas, once and in order; ends after `close`."""
-        while (told := await self._told.get()) is not None:
-            yield told
-        self._told.put_nowait(None)
+        return self._work.watch()
 
     def url(self, replica: ReplicaId) -> str:
         """Base address of a ready replica. Raises KeyError if it is not ready."""
@@ -93,9 +85,8 @@ class StaticCluster:
         """Stop asking. Nothing was started, so nothing is ended."""
         for replica in list(self._replica_by_id):
             await self.stop(replica)
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-        self._told.put_nowait(None)
+        await self._work.done()
+        self._work.end()
 
     async def _live(self, replica: _Replica, earlier: _Replica | None) -> None:
         if earlier is not None:
@@ -107,7 +98,7 @@ class StaticCluster:
             if why is None and not replica.stop_asked.is_set():
                 replica.max_sequences = await self._max_sequences(replica)
                 replica.is_ready = True
-                self._told.put_nowait(ReplicaReady(replica.spec.id, replica.max_sequences))
+                self._work.tell(ReplicaReady(replica.spec.id, replica.max_sequences))
                 why = await self._until_gone(replica, session)
         finally:
             replica.is_ready = False
@@ -115,7 +106,7 @@ class StaticCluster:
             if self._replica_by_id.get(replica.spec.id) is replica:
                 del self._replica_by_id[replica.spec.id]
             told = ReplicaStopped(replica.spec.id) if why is None else ReplicaLost(replica.spec.id, why)
-            self._told.put_nowait(told)
+            self._work.tell(told)
             await session.close()
 
     async def _until_ready(self, replica: _Replica, session: aiohttp.ClientSession) -> str | None:
@@ -148,14 +139,10 @@ class StaticCluster:
                 return health.said
 
     async def _max_sequences(self, replica: _Replica) -> int | None:
-        engine = OpenAIEngine(replica.url, api_key=self._api_key_for(replica.spec))
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(_FACTS_LIMIT_S):
-                return (await engine.facts()).max_sequences
-        except (EngineFailed, TimeoutError):
-            return None
-        finally:
-            await engine.close()
+                return await max_sequences(replica.url, self._api_key_for(replica.spec))
+        return None
 
 
 @dataclass(slots=True)

@@ -1,6 +1,6 @@
-"""One question to a server: are you there and ready?
+"""One question to a server: are you there and ready? And a second one: how many calls do you take at once?
 
-Owns the reading of the answer. How often to ask, and what follows from it, is said by the clusters.
+Owns the reading of the answers. How often to ask, and what follows from it, is said by the clusters.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import aiohttp
+
+from tightrope.adapters.engine_openai import OpenAIEngine
+from tightrope.model.errors import EngineFailed
 
 PROBE_LIMIT_S = 2.0
 
@@ -43,6 +46,17 @@ def probing_session(api_key: str | None = None) -> aiohttp.ClientSession:
         cookie_jar=aiohttp.DummyCookieJar(),
         headers=headers,
     )
+
+
+async def max_sequences(url: str, api_key: str | None = None) -> int | None:
+    """What the engine at this base address says of its slots; None where it does not say."""
+    engine = OpenAIEngine(url, api_key=api_key)
+    try:
+        return (await engine.facts()).max_sequences
+    except EngineFailed:
+        return None
+    finally:
+        await engine.close()
 
 
 def _judged(url: str, status: int) -> Health:

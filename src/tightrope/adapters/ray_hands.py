@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tightrope.adapters import process, ray_replica
+from tightrope.adapters import engine_process, process, ray_replica
 
 PR_SET_PDEATHSIG = 1
 _FREE_NAME_LIMIT_S = 5.0
@@ -93,6 +93,7 @@ class Hands:
 
         cloudpickle.register_pickle_by_value(ray_replica)
         cloudpickle.register_pickle_by_value(process)
+        cloudpickle.register_pickle_by_value(engine_process)
         self._ray = ray
         self.actor_died = ray.exceptions.ActorDiedError
         self._keeper_source = Path(ray_replica.__file__).with_name("keeper.py").read_text("utf-8")

@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,11 +17,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from tightrope.adapters.engine_process import free_port, how_it_ended, is_taken, last_lines
 from tightrope.adapters.process import boot_id, listens
-
-_LOG_TAIL_BYTES = 4096
-_LOG_TAIL_LINES = 5
-_LOG_TAIL_CHARACTERS = 600
 
 
 class ReplicaActor:
@@ -50,10 +46,7 @@ class ReplicaActor:
 
     async def free_port(self, host: str) -> int:
         """A TCP port of this address that nobody holds at this moment."""
-        with socket.socket() as trial:
-            trial.bind((host, 0))
-            port: int = trial.getsockname()[1]
-            return port
+        return free_port(host)
 
     async def begin(
         self, command: list[str], variables: dict[str, str], grace_s: float, told: Mapping[str, object]
@@ -82,14 +75,7 @@ class ReplicaActor:
 
     async def is_taken(self, host: str, port: int) -> bool:
         """Whether somebody holds the port now that our engine has ended."""
-        with socket.socket() as trial:
-            # As servers do, so that connections of the engine that has just ended do not count.
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                trial.bind((host, port))
-            except OSError:
-                return True
-        return False
+        return is_taken(host, port)
 
     async def ended(self) -> dict[str, object]:
         """How the engine ended, for people, once it has; `tail` is what it said last."""
@@ -122,7 +108,7 @@ class ReplicaActor:
         if self._lifeline is not None:
             self._lifeline.close()
         self._engine = None
-        how.set_result({"how": _in_words(status), "tail": _last_lines(log)})
+        how.set_result({"how": _in_words(status), "tail": last_lines(log)})
 
 
 def machine() -> str:
@@ -145,16 +131,4 @@ def _log_folder() -> Path:
 def _in_words(status: int | None) -> str:
     if status is None:
         return "was killed together with its keeper"
-    return f"ended with status {status}" if status >= 0 else f"was ended by {signal.Signals(-status).name}"
-
-
-def _last_lines(log: Path) -> str:
-    """The end of a log as a part of a sentence; "" if it says nothing."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
-            lines = file.read().decode(errors="replace").splitlines()
-    except OSError:
-        return ""
-    told = [line.strip() for line in lines if line.strip()][-_LOG_TAIL_LINES:]
-    return f"; {log} ends with: {' | '.join(told)[-_LOG_TAIL_CHARACTERS:]}" if told else ""
+    return how_it_ended(status)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import http.client
 import json
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
 from pathlib import Path
 
 from tightrope.adapters import llamacpp
+from tightrope.adapters.engine_process import free_port
 from tightrope.app.pinned import InstallationFailed
 
 # Long enough to be computed as a batch, whose kernels differ from those that make single tokens.
@@ -27,7 +27,7 @@ def require_answer(server: Path, weights: Path, patience_s: float = 120.0) -> No
 
     Raises InstallationFailed, with the end of its log, when it ends first or `patience_s` has passed.
     """
-    port = _free_port()
+    port = free_port()
     options = llamacpp.ServerOptions(model=weights, alias="proof", port=port, slots=1, context_tokens=512)
     log = server.with_name("proof.log")
     with log.open("wb") as output:
@@ -41,13 +41,6 @@ def require_answer(server: Path, weights: Path, patience_s: float = 120.0) -> No
     finally:
         process.kill()
         process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def await_answer(process: subprocess.Popen[bytes], url: str, patience_s: float) -> None:
