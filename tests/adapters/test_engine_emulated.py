@@ -25,8 +25,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tightrope.adapters.emulated_http import BODY_LIMIT_BYTES, Connection
-from tightrope.adapters.emulated_truth import read_truth
-from tightrope.adapters.engine_emulated import EmulatedEngine, Setting
+from tightrope.adapters.emulated_truth import Setting, read_truth
+from tightrope.adapters.engine_emulated import EmulatedEngine
 from tightrope.model.errors import InvalidInput
 from tightrope.model.ids import AcceleratorName, CallId, ModelName
 from tightrope.model.profile import Coefficients, Profile

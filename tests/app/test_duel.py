@@ -15,18 +15,19 @@ from click.testing import CliRunner
 
 from tightrope.app.cli import main
 from tightrope.app.config import parse_config
+from tightrope.app.contenders import peer_folder
 from tightrope.app.duel_bench import Duel, _planned
-from tightrope.app.duel_processes import (
-    DuelFailed,
+from tightrope.app.duel_systems import PEER, Endpoint, tightrope_config
+from tightrope.app.programs import (
+    ProgramFailed,
     Programs,
     answers,
     end_marked,
     free_ports,
-    marked_seconds,
     text_at,
     told_like_ctrl_c,
+    used_seconds,
 )
-from tightrope.app.duel_systems import Endpoint, peer_folder, tightrope_config
 from tightrope.app.scenario_bench import Options
 from tightrope.bench.duel import DuelCell
 from tightrope.bench.library import load_scenario
@@ -45,7 +46,7 @@ def test_the_configuration_of_tightrope_has_no_mistake(tmp_path: Path) -> None:
         for at, card in enumerate(cards)
     ]
     tree = tightrope_config(CELL, "foresight", ["rag", "shop"], endpoints, 8080)
-    config = parse_config(json.dumps(tree), tmp_path / "tightrope.yaml", {}).config
+    config = parse_config(json.dumps({"version": 1, **tree}), tmp_path / "tightrope.yaml", {}).config
     assert config.server.auth == "none"
     assert {model.name: len(model.replicas) for model in config.models} == {"Qwen3-8B": 3, "Qwen3-1.7B": 2}
     (tenant,) = config.tenants
@@ -65,7 +66,7 @@ def test_a_duel_is_what_was_asked(tmp_path: Path) -> None:
 
 
 def test_the_peer_lies_where_it_is_looked_for() -> None:
-    assert (peer_folder() / "serve_duel.py").is_file()
+    assert (peer_folder(PEER) / "serve_duel.py").is_file()
 
 
 @pytest.mark.parametrize("words", [["duel"], ["mixed", "paper-two-node"]])
@@ -80,9 +81,9 @@ def test_a_program_ends_with_its_round(tmp_path: Path) -> None:
         programs = Programs(stack, tmp_path, str(tmp_path))
         program = programs.start("sleeper", SLEEPS, ends_with_input=True)
         program.until(lambda: program.has_said("ready"), 30.0)
-        assert program.process.pid in marked_seconds(str(tmp_path))
+        assert program.process.pid in used_seconds(str(tmp_path))
     assert program.process.returncode == 0
-    assert marked_seconds(str(tmp_path)) == {}
+    assert used_seconds(str(tmp_path)) == {}
 
 
 def test_a_program_that_ends_by_itself_is_told_with_its_words(tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_a_program_that_ends_by_itself_is_told_with_its_words(tmp_path: Path) ->
         program = programs.start(
             "liar", [sys.executable, "-S", "-c", "print('I cannot'); raise SystemExit(3)"]
         )
-        with pytest.raises(DuelFailed, match=r"liar has ended by itself(.|\n)*I cannot"):
+        with pytest.raises(ProgramFailed, match=r"liar has ended by itself(.|\n)*I cannot"):
             program.until(lambda: False, 30.0)
 
 
@@ -107,7 +108,7 @@ def test_what_a_killed_duel_left_is_found_by_its_mark(tmp_path: Path) -> None:
 def test_sigterm_is_like_ctrl_c() -> None:
     code = (
         "import os, signal\n"
-        "from tightrope.app.duel_processes import told_like_ctrl_c\n"
+        "from tightrope.app.programs import told_like_ctrl_c\n"
         "try:\n"
         "    with told_like_ctrl_c():\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
@@ -126,5 +127,5 @@ def test_nobody_answers_at_a_free_port() -> None:
     first, second = free_ports(2)
     assert first != second
     assert not answers(f"http://127.0.0.1:{first}/health")
-    with pytest.raises(DuelFailed, match="does not answer"):
+    with pytest.raises(ProgramFailed, match="does not answer"):
         text_at(f"http://127.0.0.1:{second}/metrics")

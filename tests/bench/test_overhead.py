@@ -15,8 +15,15 @@ from contextlib import suppress
 
 import pytest
 
-from tightrope.bench.overhead import Counted, Round, Setting, overhead, overhead_data, overhead_text
-from tightrope.bench.overhead_load import Asker, AskFailed, Seen, Tally, request
+from tightrope.bench.overhead import (
+    Counted,
+    Round,
+    overhead,
+    overhead_data,
+    overhead_from_data,
+    overhead_text,
+)
+from tightrope.bench.overhead_load import Asker, AskFailed, Seen, Setting, Tally, request
 
 
 def a_round(
@@ -58,6 +65,7 @@ def test_3_nobody_is_left_out_silently() -> None:
     assert "vllm-router was not measured: no index" in text
     assert "direct: 9 calls failed: status 500" in text
     data = overhead_data(found)
+    assert overhead_from_data(data) == found
     assert isinstance(data, dict)
     assert data["absent"] == {"vllm-router": "no index"}
     assert json.loads(json.dumps(data)) == data

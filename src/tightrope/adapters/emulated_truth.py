@@ -1,12 +1,13 @@
-"""What an emulated engine is told to be: its truth, read and checked, and the table of cards that are known.
+"""What an emulated engine is told to be: its setting, its truth, read and checked, and the table of known cards.
 
-Owns the form of both. The table of the package (`emulated_cards.json`) is made by `docs/make_cards.py`; source and
-licence stand in it. What the numbers mean is `model/profile.py`.
+Owns the form of all three, and the start line of an engine. The table of the package (`emulated_cards.json`) is made by
+`docs/make_cards.py`; source and licence stand in it. What the numbers mean is `model/profile.py`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,8 +17,37 @@ from tightrope.model.errors import InvalidInput, NotFound
 from tightrope.model.profile import Profile
 from tightrope.sim.engine import Truth
 
+CONTEXT_TOKENS = 40_960
+"""Longest prompt and answer together, unless the memory is smaller or another length is asked for."""
 TABLE = Path(__file__).with_name("emulated_cards.json")
 """The table of the package."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is emulated. With `time_scale` 2 everything takes twice as long, the `start_s` until it answers too."""
+
+    name: str
+    truth: Truth
+    time_scale: float = 1.0
+    tokens_per_chunk: int = 1
+    start_s: float = 0.0
+    context_tokens: int | None = None
+    seed: int = 1
+
+    @property
+    def scaled(self) -> Truth:
+        """The truth at this time scale."""
+        profile = self.truth.profile
+        return replace(
+            self.truth,
+            profile=replace(profile, coefficients=profile.coefficients.scaled(self.time_scale)),
+        )
+
+    @property
+    def longest(self) -> int:
+        """Tokens that prompt and answer may have together."""
+        return min(self.context_tokens or CONTEXT_TOKENS, self.truth.profile.kv_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +75,22 @@ class Table:
         known = self.accelerators(model)
         cure = f"it is on {', '.join(known)}" if known else f"there are {', '.join(self.models)}"
         raise NotFound(f"the speed of {model} on {accelerator} is not known: {cure}")
+
+
+def command_line(setting: Setting, port: int, host: str = "127.0.0.1") -> list[str]:
+    """The argument list of an engine in a process of its own; `setting_of` reads it."""
+    return [
+        sys.executable, "-m", "tightrope.adapters.engine_emulated",
+        "--host", host,
+        "--port", str(port),
+        "--name", setting.name,
+        "--truth", msgspec.json.encode(setting.truth).decode(),
+        "--time-scale", repr(setting.time_scale),
+        "--tokens-per-chunk", str(setting.tokens_per_chunk),
+        "--start-up", repr(setting.start_s),
+        "--seed", str(setting.seed),
+        *(() if setting.context_tokens is None else ("--context", str(setting.context_tokens))),
+    ]  # fmt: skip
 
 
 def read_table(file: Path | None = None) -> Table:

@@ -15,14 +15,15 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import msgspec
+import uvloop
 
 from tightrope.adapters.emulated_answers import count_tokens
 from tightrope.adapters.emulated_calls import Calls, Later
 from tightrope.adapters.emulated_http import Connection, HttpRequest, Reply
-from tightrope.adapters.emulated_truth import read_truth
+from tightrope.adapters.emulated_truth import Setting, read_truth
 from tightrope.adapters.emulated_wire import (
     Refused,
     read_request,
@@ -30,40 +31,10 @@ from tightrope.adapters.emulated_wire import (
     read_tokenize,
 )
 from tightrope.model.errors import InvalidInput
-from tightrope.sim.engine import Truth
 
 BUILD = "tightrope-emulated"
-CONTEXT_TOKENS = 40_960
-"""Longest prompt and answer together, unless the memory is smaller or another length is asked for."""
 CRASHED = 70
 """Exit status of a crash on command."""
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What is emulated. With `time_scale` 2 everything takes twice as long, the `start_s` until it answers too."""
-
-    name: str
-    truth: Truth
-    time_scale: float = 1.0
-    tokens_per_chunk: int = 1
-    start_s: float = 0.0
-    context_tokens: int | None = None
-    seed: int = 1
-
-    @property
-    def scaled(self) -> Truth:
-        """The truth at this time scale."""
-        profile = self.truth.profile
-        return replace(
-            self.truth,
-            profile=replace(profile, coefficients=profile.coefficients.scaled(self.time_scale)),
-        )
-
-    @property
-    def longest(self) -> int:
-        """Tokens that prompt and answer may have together."""
-        return min(self.context_tokens or CONTEXT_TOKENS, self.truth.profile.kv_tokens)
 
 
 class EmulatedEngine:
@@ -233,22 +204,6 @@ async def listening(engine: EmulatedEngine, host: str = "127.0.0.1", port: int =
         server.close()
 
 
-def command_line(setting: Setting, port: int, host: str = "127.0.0.1") -> list[str]:
-    """The argument list of an engine in a process of its own; `setting_of` reads it."""
-    return [
-        sys.executable, "-m", "tightrope.adapters.engine_emulated",
-        "--host", host,
-        "--port", str(port),
-        "--name", setting.name,
-        "--truth", msgspec.json.encode(setting.truth).decode(),
-        "--time-scale", repr(setting.time_scale),
-        "--tokens-per-chunk", str(setting.tokens_per_chunk),
-        "--start-up", repr(setting.start_s),
-        "--seed", str(setting.seed),
-        *(() if setting.context_tokens is None else ("--context", str(setting.context_tokens))),
-    ]  # fmt: skip
-
-
 # --- the process -----------------------------------------------------------------------------------------
 
 
@@ -260,7 +215,7 @@ def main() -> int:
         setting = setting_of(options)
     except InvalidInput as error:
         parser.error(str(error))
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             return runner.run(_serve(setting, options.host, options.port))
         except OSError as error:
@@ -317,14 +272,6 @@ def setting_of(options: argparse.Namespace) -> Setting:
         context_tokens=options.context,
         seed=options.seed,
     )
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
 
 
 async def _serve(setting: Setting, host: str, port: int) -> int:

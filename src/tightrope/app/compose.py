@@ -19,9 +19,8 @@ from tightrope.adapters import llamacpp
 from tightrope.adapters.cluster_local import LocalCluster
 from tightrope.adapters.cluster_ray import RayCluster, RayPlace
 from tightrope.adapters.cluster_static import StaticCluster
-from tightrope.adapters.emulated_truth import read_table
-from tightrope.adapters.engine_emulated import Setting
-from tightrope.adapters.engine_emulated import command_line as emulated_command
+from tightrope.adapters.emulated_truth import Setting, read_table
+from tightrope.adapters.emulated_truth import command_line as emulated_command
 from tightrope.adapters.engine_openai import OpenAIEngine
 from tightrope.adapters.store_sqlite import SqliteStore
 from tightrope.adapters.telemetry import Telemetry
@@ -47,7 +46,7 @@ from tightrope.model.profile import Profile
 from tightrope.model.provision import Bounds, Provisioning, ProvisionMode
 from tightrope.model.slo import Tenant
 from tightrope.model.workflow import Workflow
-from tightrope.ports import Clock
+from tightrope.ports import Clock, Cluster
 from tightrope.runtime.client import Client, plain_workflows
 from tightrope.runtime.driver import Driver, Observer
 from tightrope.runtime.journal_file import JournalFile
@@ -149,6 +148,12 @@ def compose(
     local = local_cluster(config, die_with_parent=die_with_parent)
     static = StaticCluster(api_key_for=lambda spec: api_key(config, spec))
     ray = ray_cluster(config, die_with_parent=die_with_parent)
+
+    def cluster_for(spec: ReplicaSpec) -> Cluster:
+        if spec.url is not None:
+            return static
+        return ray if ray is not None and is_on_ray(config, spec) else local
+
     if has_new_journal:  # the state directory is ours by now
         config.journal.path.unlink(missing_ok=True)
     driver = Driver(
@@ -156,9 +161,7 @@ def compose(
         clock=clock,
         journal=journal,
         clusters=(local, static) if ray is None else (local, static, ray),
-        cluster_for=lambda spec: (
-            static if spec.url is not None else ray if ray is not None and is_on_ray(config, spec) else local
-        ),
+        cluster_for=cluster_for,
         engine_for=lambda spec, url: OpenAIEngine(url, api_key=api_key(config, spec, ray)),
         observers=(telemetry.observe, *observers),
     )
@@ -438,13 +441,18 @@ def api_key(config: Config, spec: ReplicaSpec, ray: RayCluster | None = None) ->
 
 def known_profiles(config: Config, store: SqliteStore) -> list[Profile]:
     """What was measured earlier and, for emulated engines that never were, what they are told to be."""
-    stored = stored_profiles(config, store)
-    measured = {(one.model, one.accelerator) for one in stored}
-    return stored + [
-        profile
+    return with_emulated(config, stored_profiles(config, store))
+
+
+def with_emulated(config: Config, measured: Sequence[Profile]) -> list[Profile]:
+    """These and the truth of every emulated engine that is not among them."""
+    known = {(one.model, one.accelerator) for one in measured}
+    told = [
+        emulated_profile(model, card)
         for model, card in pairs_of(config)
-        if (model.name, card.name) not in measured and (profile := emulated_profile(model, card)) is not None
+        if (model.name, card.name) not in known
     ]
+    return [*measured, *(profile for profile in told if profile is not None)]
 
 
 def emulated_profile(model: Model, card: Accelerator) -> Profile | None:

@@ -20,15 +20,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tightrope.app.cli.frame import Answer, Common
-from tightrope.app.duel_processes import (
-    DuelFailed,
+from tightrope.app.contenders import HOST, peer_folder
+from tightrope.app.duel_systems import PEER, Endpoint, ensure_ray, start_engines, start_system
+from tightrope.app.programs import (
+    ProgramFailed,
     Programs,
     end_marked,
-    marked_seconds,
     text_at,
     told_like_ctrl_c,
+    used_seconds,
 )
-from tightrope.app.duel_systems import Endpoint, ensure_ray, peer_folder, start_engines, start_system
 from tightrope.app.progress import bar
 from tightrope.app.scenario_bench import RESULTS, Options, in_words, resumable, write_page, writing_into
 from tightrope.bench.cell import limit_per_s
@@ -81,7 +82,6 @@ PATIENCE_S = 60.0
 """So long after the last arrival, in seconds of the scenario, the client waits for what is still under way."""
 _WARM_UP_GAP_S = 0.5
 _WORKERS = 2
-_HOST = "127.0.0.1"
 _STAT = Path("/proc/stat")
 
 
@@ -197,7 +197,7 @@ def _counting(common: Common, duel: Duel, store: Store[Round], cell: DuelCell) -
 
 
 def _kept(common: Common, duel: Duel, store: Store[Round], cell: DuelCell) -> Round:
-    name = round_digest(cell, peer_folder())
+    name = round_digest(cell, peer_folder(PEER))
     found = store.get(name)
     if found is None:
         found = _tried_twice(common, duel, cell, name)
@@ -210,7 +210,7 @@ def _tried_twice(common: Common, duel: Duel, cell: DuelCell, name: str) -> Round
     """A program that fails once, on a machine that was busy for a moment, does not end a benchmark of hours."""
     try:
         return _played(duel, cell, name)
-    except DuelFailed as failed:
+    except ProgramFailed as failed:
         common.say(f"{cell}: {failed}\ntrying it once more")
         return _played(duel, cell, name)
 
@@ -262,7 +262,7 @@ def _played(duel: Duel, cell: DuelCell, name: str) -> Round:
 
 
 def _warm_up(programs: Programs, cell: DuelCell, port: int) -> None:
-    """A run through each branch of each workflow, all of which must be whole. Raises DuelFailed."""
+    """A run through each branch of each workflow, all of which must be whole. Raises ProgramFailed."""
     first: dict[tuple[str, str], RunScript] = {}
     for run in duel_runs(cell.scenario, 1.0, 0):
         first.setdefault((run.workflow.name, str(sorted(run.cases.items()))), run)
@@ -270,7 +270,7 @@ def _warm_up(programs: Programs, cell: DuelCell, port: int) -> None:
     seen = _client(programs, "warm-up", runs, port, cell.time_scale, lambda: None)
     broken = [one for one in seen if one.ending != "whole"]
     if broken:
-        raise DuelFailed(
+        raise ProgramFailed(
             f"{cell.system} does not answer as it should: {broken[0].ending} {broken[0].message}; "
             f"what the programs said is in {programs.folder}"
         )
@@ -291,11 +291,11 @@ def _load(
     used = _Used()
 
     def watch() -> None:
-        before, own_before = _STAT.read_text(), marked_seconds(programs.mark)
+        before, own_before = _STAT.read_text(), used_seconds(programs.mark)
         length_s = cell.scenario.duration_s * cell.time_scale
         time.sleep(length_s)
         used.busy = busy_share(before, _STAT.read_text())
-        own_s = sum(now_s - own_before.get(pid, 0.0) for pid, now_s in marked_seconds(programs.mark).items())
+        own_s = sum(now_s - own_before.get(pid, 0.0) for pid, now_s in used_seconds(programs.mark).items())
         used.own = own_s / length_s / (os.cpu_count() or 1)
 
     return _client(programs, "load", runs, port, cell.time_scale, watch), used
@@ -313,7 +313,7 @@ def _client(
     plan, out = programs.folder / f"{name}.plan", programs.folder / f"{name}.jsonl"
     with plan.open("w", encoding="utf-8") as lines:
         lines.writelines(json.dumps(asdict(one)) + "\n" for one in requests(runs, time_scale))
-    words = [str(plan), _HOST, str(port), str(out), f"{PATIENCE_S * time_scale:g}"]
+    words = [str(plan), HOST, str(port), str(out), f"{PATIENCE_S * time_scale:g}"]
     program = programs.start(name, [sys.executable, "-m", "tightrope.bench.duel_client", *words])
     program.until(lambda: program.has_said("began"), PATIENCE_S)
     meanwhile()
@@ -321,9 +321,9 @@ def _client(
     try:
         program.process.wait(last_s * time_scale)
     except subprocess.TimeoutExpired:
-        raise DuelFailed(f"the client does not end; what it said is in {program.log}") from None
+        raise ProgramFailed(f"the client does not end; what it said is in {program.log}") from None
     if program.process.returncode:
-        raise DuelFailed(f"the client has failed; what it said is in {program.log}")
+        raise ProgramFailed(f"the client has failed; what it said is in {program.log}")
     return read_seen(out.read_text("utf-8").splitlines())
 
 
@@ -340,7 +340,7 @@ def _calls_by_card(endpoints: Sequence[Endpoint], done: Sequence[Work]) -> Count
 
 def _tidy(folder: Path) -> None:
     """What the client saw and what programs said stays; what is large and can be made again goes."""
-    for file in (*folder.glob("*.plan"), *folder.glob("*.journal"), *folder.glob("truth-*")):
+    for file in (*folder.glob("*.plan"), *folder.glob("*.journal")):
         file.unlink()
     shutil.rmtree(folder / "state", ignore_errors=True)
 

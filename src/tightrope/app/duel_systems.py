@@ -1,6 +1,6 @@
 """The programs of a duel: emulated engines, Tightrope as `tightrope serve`, and Ray Serve in either of its modes.
 
-Owns their settings and how one knows that they are ready. Starting and ending processes is `duel_processes.py`; the
+Owns their settings and how one knows that they are ready. Starting and ending processes is `programs.py`; the
 application for Ray Serve is a program of its own under `baselines/`, which this package never imports.
 """
 
@@ -8,35 +8,40 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import msgspec
-
-from tightrope.adapters.store_sqlite import SqliteStore
-from tightrope.app import pinned
-from tightrope.app.duel_processes import DuelFailed, Programs, answers, free_ports
-from tightrope.app.embedded import Say, cache_dir
+from tightrope.adapters.emulated_truth import Setting
+from tightrope.app import contenders
+from tightrope.app.contenders import (
+    HOST,
+    READY_WITHIN_S,
+    ensure_environment,
+    peer_folder,
+    tightrope_command,
+)
+from tightrope.app.embedded import Say
+from tightrope.app.programs import Programs, answers, free_ports
 from tightrope.bench.cell import Cell, accelerators, cell_world
 from tightrope.bench.duel import SYSTEMS, DuelCell, System
 from tightrope.bench.duel_load import NODES, asked_by_request
-from tightrope.bench.library import scenarios_folder
 from tightrope.bench.scenario import Scenario
 from tightrope.flow.document import write_workflow
-from tightrope.model.errors import NotFound
 from tightrope.model.ids import AcceleratorName, ModelName
+from tightrope.model.json import Json
+from tightrope.model.profile import Profile
 from tightrope.model.workflow import Workflow
 from tightrope.sim.script import RunScript
 from tightrope.sim.world import World
 
 RAY = "2.60.0"
+PEER = "ray_serve"
+"""Its folder under `baselines/`."""
 MOST_RUNS = 1_000_000
 LONGEST_S = 36_000.0
 """Nothing is refused or given up by a system: what comes too late is missed anyway."""
-_READY_WITHIN_S = 60.0
 _RAY_READY_WITHIN_S = 300.0
 
 
@@ -60,36 +65,24 @@ class Endpoint:
 def start_engines(programs: Programs, cell: DuelCell) -> list[Endpoint]:
     """One emulated engine for each replica of the scenario, all ready; the same for every system."""
     world = _world(cell.scenario)
-    truths = {
-        pair: _written(programs.folder / f"truth-{pair[0]}-{pair[1]}.json", msgspec.json.encode(truth))
-        for pair, truth in world.truths.items()
-    }
-    found, started = [], []
-    for spec, port in zip(world.replicas, free_ports(len(world.replicas)), strict=True):
-        options = {
-            "--port": str(port),
-            "--name": spec.model,
-            "--truth": str(truths[spec.model, spec.accelerator]),
-            "--time-scale": f"{cell.time_scale:g}",
-            "--tokens-per-chunk": str(cell.tokens_per_chunk),
-        }
-        words = [word for pair in options.items() for word in pair]
-        command = [sys.executable, "-m", "tightrope.adapters.engine_emulated", *words]
-        endpoint = Endpoint(spec.model, spec.accelerator, f"http://127.0.0.1:{port}")
-        started.append((programs.start(f"engine-{spec.id}", command), endpoint))
-        found.append(endpoint)
-    for program, endpoint in started:
-        program.until(lambda root=endpoint.root: answers(f"{root}/health"), _READY_WITHIN_S)  # type: ignore[misc]
-    return found
+    settings = [
+        Setting(
+            spec.model,
+            world.truths[spec.model, spec.accelerator],
+            time_scale=cell.time_scale,
+            tokens_per_chunk=cell.tokens_per_chunk,
+        )
+        for spec in world.replicas
+    ]
+    ports = contenders.start_engines(programs, settings)
+    return [
+        Endpoint(spec.model, spec.accelerator, f"http://{HOST}:{port}")
+        for spec, port in zip(world.replicas, ports, strict=True)
+    ]
 
 
 def _world(scenario: Scenario) -> World:
     return cell_world(Cell(scenario, "foresight", 1.0, 0), ())
-
-
-def _written(file: Path, content: bytes) -> Path:
-    file.write_bytes(content)
-    return file
 
 
 # --- the systems -----------------------------------------------------------------------------------------
@@ -118,32 +111,25 @@ def _start_tightrope(
     for workflow in workflows:
         text = write_workflow(asked_by_request(workflow))
         (folder / f"{workflow.name}.yaml").write_text(text, encoding="utf-8")
-    state = folder / "state"
-    state.mkdir()
-    _keep_profiles(state, cell)
-    config = folder / "tightrope.yaml"
     tree = tightrope_config(cell, system.policy, [workflow.name for workflow in workflows], endpoints, port)
-    config.write_text(json.dumps(tree, indent=1), encoding="utf-8")
-    command = [sys.executable, "-m", "tightrope.app.cli", "--config", str(config), "serve"]
-    program = programs.start("tightrope", command)
-    program.until(lambda: answers(f"http://127.0.0.1:{port}/readyz"), _READY_WITHIN_S)
+    program = programs.start("tightrope", tightrope_command(folder, tree, _believed(cell)))
+    program.until(lambda: answers(f"http://{HOST}:{port}/readyz"), READY_WITHIN_S)
     return port
 
 
 def tightrope_config(
     cell: DuelCell, policy: str, workflows: Sequence[str], endpoints: Sequence[Endpoint], port: int
-) -> dict[str, object]:
+) -> dict[str, Json]:
     """`tightrope.yaml` as a tree: engines of somebody else, one tenant, and the promise that each request brings."""
     scenario = cell.scenario
     tpot_s = scenario.promise.tpot_s
-    promise = {"ttft": _seconds(LONGEST_S / 10)}
-    floor = {"ttft": "1ms"}
+    promise: dict[str, Json] = {"ttft": _seconds(LONGEST_S / 10)}
+    floor: dict[str, Json] = {"ttft": "1ms"}
     if tpot_s is not None:
         promise["tpot"] = floor["tpot"] = _seconds(tpot_s * cell.time_scale)
     return {
-        "version": 1,
         "server": {
-            "listen": f"127.0.0.1:{port}", "auth": "none", "keepalive": _seconds(LONGEST_S), "drain": "1s",
+            "listen": f"{HOST}:{port}", "auth": "none", "keepalive": _seconds(LONGEST_S), "drain": "1s",
         },
         "accelerators": {
             card.name: {"cost": f"{card.usd_per_h:g} USD/h", "count": card.count} for card in accelerators(scenario)
@@ -167,8 +153,6 @@ def tightrope_config(
         },
         "workflows": {"files": [f"{name}.yaml" for name in workflows], "allow_python": [NODES]},
         "router": {"policy": policy},
-        "cluster": {"local": {"state": "./state"}},
-        "journal": {"path": "./tightrope.journal"},
         "seed": cell.seed,
     }  # fmt: skip
 
@@ -177,13 +161,11 @@ def _seconds(value_s: float) -> str:
     return f"{value_s:.3f}s"
 
 
-def _keep_profiles(state: Path, cell: DuelCell) -> None:
+def _believed(cell: DuelCell) -> Iterator[Profile]:
     """What Tightrope believes of the cards: what the simulation believes, at this time scale."""
-    store = SqliteStore(state / "tightrope.sqlite")
     for (model, _), profile in _world(cell.scenario).beliefs.items():
         slower = profile.coefficients.scaled(cell.time_scale)
-        store.save_profile(replace(profile, coefficients=slower, digest=model, engine="openai"))
-    store.close()
+        yield replace(profile, coefficients=slower, digest=model, engine="openai")
 
 
 # --- Ray Serve -------------------------------------------------------------------------------------------
@@ -191,29 +173,11 @@ def _keep_profiles(state: Path, cell: DuelCell) -> None:
 RAY_VARIABLES = ("RAY_USAGE_STATS_ENABLED=0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV=0")
 
 
-def peer_folder() -> Path:
-    """Where the application for Ray Serve lies. Raises NotFound outside of a checkout."""
-    folder = scenarios_folder().parent / "baselines" / "ray_serve"
-    if not folder.is_dir():
-        raise NotFound(
-            "the application for Ray Serve is not installed; run this from a checkout of the project"
-        )
-    return folder
-
-
 def ensure_ray(say: Say) -> Path:
-    """The Python of an environment that has Ray, made in the user's cache when it is missing. Raises
-    InstallationFailed."""
-    wanted = peer_folder() / "requirements.txt"
-    folder = cache_dir() / f"ray-serve-{RAY}"
-    python, installed = folder / "bin" / "python", folder / "installed.txt"
-    if not installed.is_file() or installed.read_bytes() != wanted.read_bytes():
-        say(f"installing Ray Serve {RAY} into {folder} (about 470 MB, once)")
-        shutil.rmtree(folder, ignore_errors=True)
-        pinned.run([sys.executable, "-m", "venv", str(folder)], "Debian: apt-get install python3-venv")
-        pinned.install(str(wanted), python=python)
-        shutil.copyfile(wanted, installed)
-    return python
+    """The Python of an environment that has Ray, made when it is missing. Raises InstallationFailed, and NotFound
+    outside of a checkout."""
+    wanted = peer_folder(PEER) / "requirements.txt"
+    return ensure_environment(f"ray-serve-{RAY}", wanted, say, "about 470 MB, ") / "python"
 
 
 def _start_ray(programs: Programs, cell: DuelCell, system: System, endpoints: Sequence[Endpoint]) -> int:
@@ -230,10 +194,8 @@ def _start_ray(programs: Programs, cell: DuelCell, system: System, endpoints: Se
         "temp": str(temp),
     }
     variables = [*RAY_VARIABLES, *(_haproxy(temp, metrics, stats) if system.is_haproxy else ())]
-    python = cache_dir() / f"ray-serve-{RAY}" / "bin" / "python"
-    if not python.is_file():
-        raise DuelFailed(f"there is no Ray in {python.parents[1]}")
-    command = [str(python), str(peer_folder() / "serve_duel.py"), json.dumps(asked)]
+    python = ensure_ray(lambda _: None)
+    command = [str(python), str(peer_folder(PEER) / "serve_duel.py"), json.dumps(asked)]
     program = programs.start("ray-serve", command, variables=variables, ends_with_input=True)
     program.until(lambda: program.has_said("ready"), _RAY_READY_WITHIN_S)
     return port

@@ -19,7 +19,6 @@ from pathlib import Path
 import msgspec
 
 from tightrope.app.cli.frame import Common
-from tightrope.app.duel_processes import DuelFailed, Programs, end_marked, marked_seconds, told_like_ctrl_c
 from tightrope.app.overhead_systems import (
     PEERS,
     SYSTEMS,
@@ -28,8 +27,10 @@ from tightrope.app.overhead_systems import (
     start_engines,
     start_system,
 )
-from tightrope.bench.overhead import Counted, Overhead, Round, Setting, overhead
-from tightrope.bench.overhead_load import Load, Seen
+from tightrope.app.programs import ProgramFailed, Programs, end_marked, told_like_ctrl_c, used_seconds
+from tightrope.bench.duel_figures import processor_times
+from tightrope.bench.overhead import Counted, Overhead, Round, overhead
+from tightrope.bench.overhead_load import Load, Seen, Setting
 from tightrope.model.errors import TightropeError
 
 _NO_TIME = 0.01
@@ -92,19 +93,19 @@ class _Bench:
             started = start_system(Programs(stack, folder, mark), name, self.engines, self.setting.gap_ms)
             system, engines, ports = _Processes(mark, started.session), _Processes(self.mark), started.ports
             set_speed(self.engines, _NO_TIME)
-            alone = self._count(system, self.setting.load("alone", ports, seed))
+            alone = self._count(system, Load("alone", ports, self.setting, seed))
             set_speed(self.engines, 1.0)
-            streams = self._count(system, self.setting.load("streams", ports, seed))
+            streams = self._count(system, Load("streams", ports, self.setting, seed))
             one, *others = cores
             if others:
                 system.confine([one])
                 engines.confine(others)
                 stack.callback(engines.confine, cores)
-            mixed = self._count(system, self.setting.load("mixed", ports, seed, others))
+            mixed = self._count(system, Load("mixed", ports, self.setting, seed, tuple(others)))
         return Round(name, streams, alone, mixed, (one,) if others else ())
 
     def _count(self, system: _Processes, load: Load) -> Counted:
-        """Play a load. Raises DuelFailed when the client does not come to its end."""
+        """Play a load. Raises ProgramFailed when the client does not come to its end."""
         engines = _Processes(self.mark)
         command = [sys.executable, "-m", "tightrope.bench.overhead_load", msgspec.json.encode(load).decode()]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as client:
@@ -121,7 +122,7 @@ class _Bench:
             finally:
                 client.terminate()
         if not said:
-            raise DuelFailed(
+            raise ProgramFailed(
                 f"the client of load {load.kind} ended with status {client.returncode} and no result"
             )
         return _counted(msgspec.json.decode(said, type=Seen), before, after)
@@ -129,38 +130,21 @@ class _Bench:
 
 @dataclass(frozen=True, slots=True)
 class _Processes:
-    """Those that carry the mark, and those of the session: some write over their environment, others leave sessions."""
+    """Those that carry the mark, and those of the session."""
 
     mark: str
     session: int | None = None
 
     def used_s(self) -> float:
         """Seconds of processor time so far."""
-        return sum(self._seconds().values())
+        return sum(used_seconds(self.mark, self.session).values())
 
     def confine(self, cores: Sequence[int]) -> None:
         """Let all their threads run on these cores only; what they start inherits it."""
-        for pid in self._seconds():
+        for pid in used_seconds(self.mark, self.session):
             for thread in Path(f"/proc/{pid}/task").glob("*"):
                 with suppress(OSError):
                     os.sched_setaffinity(int(thread.name), cores)
-
-    def _seconds(self) -> dict[int, float]:
-        found = marked_seconds(self.mark)
-        for place in Path("/proc").iterdir() if self.session is not None else ():
-            if place.name.isdecimal():
-                with suppress(OSError):
-                    fields = (
-                        (place / "stat")
-                        .read_text(encoding="ascii", errors="replace")
-                        .rpartition(")")[2]
-                        .split()
-                    )
-                    if int(fields[3]) == self.session:
-                        found[int(place.name)] = (int(fields[11]) + int(fields[12])) / os.sysconf(
-                            "SC_CLK_TCK"
-                        )
-        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,10 +159,9 @@ class _Clocks:
     @classmethod
     def read(cls, system: _Processes, engines: _Processes) -> _Clocks:
         """Now."""
-        fields = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]
-        ticks = [int(field) / os.sysconf("SC_CLK_TCK") for field in fields]
-        idle_s = ticks[3] + ticks[4]
-        return cls(system.used_s(), engines.used_s(), sum(ticks) - idle_s, sum(ticks))
+        used, whole = processor_times(Path("/proc/stat").read_text(encoding="ascii"))
+        ticks = os.sysconf("SC_CLK_TCK")
+        return cls(system.used_s(), engines.used_s(), used / ticks, whole / ticks)
 
 
 def _counted(seen: Seen, before: _Clocks, after: _Clocks) -> Counted:

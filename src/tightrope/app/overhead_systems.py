@@ -1,30 +1,34 @@
 """The systems of `bench overhead`: two emulated engines, and what is put before them, each in processes of its own.
 
 Owns their settings and their environments. Why a peer is set as it is, stands in `baselines/NAME/README.md`. Starting
-and ending processes is `duel_processes.py`; no peer is ever imported.
+and ending processes is `programs.py`; no peer is ever imported.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import msgspec
-
-from tightrope.adapters.store_sqlite import SqliteStore
-from tightrope.app import pinned
-from tightrope.app.duel_processes import Programs, answers, free_ports
-from tightrope.app.embedded import Say, cache_dir
-from tightrope.bench.library import scenarios_folder
+from tightrope.adapters.emulated_truth import Setting
+from tightrope.app import contenders
+from tightrope.app.contenders import (
+    HOST,
+    READY_WITHIN_S,
+    ensure_environment,
+    peer_folder,
+    tightrope_command,
+)
+from tightrope.app.embedded import Say
+from tightrope.app.programs import Programs, free_ports
 from tightrope.bench.overhead import DIRECT, YARDSTICK
 from tightrope.bench.overhead_load import MODEL
-from tightrope.model.errors import NotFound, TightropeError
+from tightrope.model.errors import TightropeError
 from tightrope.model.ids import AcceleratorName, ModelName
+from tightrope.model.json import Json
 from tightrope.model.profile import Coefficients, Profile
 from tightrope.sim.engine import Truth
 
@@ -33,7 +37,6 @@ ENGINES = 2
 AT_ONCE = 512
 """Calls that one engine takes; more than any load here has."""
 CARD = "even"
-_READY_WITHIN_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ class Peer:
     folder: str
     command: Callable[[Path, Launch], Sequence[str]]
     variables: Sequence[str] = ()
-    ready_within_s: float = _READY_WITHIN_S
+    ready_within_s: float = READY_WITHIN_S
     ends_with_input: bool = False
 
 
@@ -64,7 +67,7 @@ class Peer:
 def _vllm_router(programs: Path, launch: Launch) -> Sequence[str]:
     (metrics,) = free_ports(1)
     return [
-        str(programs / "vllm-router"), "--host", "127.0.0.1", "--port", str(launch.port),
+        str(programs / "vllm-router"), "--host", HOST, "--port", str(launch.port),
         "--worker-urls", *launch.roots, "--policy", "round_robin",
         "--prometheus-port", str(metrics), "--log-level", "warning",
     ]  # fmt: skip
@@ -73,7 +76,7 @@ def _vllm_router(programs: Path, launch: Launch) -> Sequence[str]:
 def _sglang_router(programs: Path, launch: Launch) -> Sequence[str]:
     (metrics,) = free_ports(1)
     return [
-        str(programs / "sglang-router"), "launch", "--host", "127.0.0.1", "--port", str(launch.port),
+        str(programs / "sglang-router"), "launch", "--host", HOST, "--port", str(launch.port),
         "--worker-urls", *launch.roots, "--policy", "round_robin",
         "--prometheus-port", str(metrics), "--log-level", "warn",
     ]  # fmt: skip
@@ -98,7 +101,7 @@ def _litellm(programs: Path, launch: Launch) -> Sequence[str]:
     return [
         str(programs / "litellm"),
         "--host",
-        "127.0.0.1",
+        HOST,
         "--port",
         str(launch.port),
         "--config",
@@ -122,23 +125,12 @@ SYSTEMS = (DIRECT, TIGHTROPE, *PEERS)
 
 
 def ensure_peer(name: str, say: Say) -> Path:
-    """The folder with the programs of a peer's environment, made in the user's cache when it is missing.
+    """The folder with the programs of a peer, installed when they are missing.
 
     Raises NotFound outside of a checkout, InstallationFailed.
     """
     peer = PEERS[name]
-    wanted = scenarios_folder().parent / "baselines" / peer.folder / "requirements.txt"
-    if not wanted.is_file():
-        raise NotFound(f"there is no {wanted}; run this from a checkout of the project")
-    folder = cache_dir() / f"{name}-{peer.version}"
-    installed = folder / "installed.txt"
-    if not installed.is_file() or installed.read_bytes() != wanted.read_bytes():
-        say(f"installing {name} {peer.version} into {folder}, once")
-        shutil.rmtree(folder, ignore_errors=True)
-        pinned.run([sys.executable, "-m", "venv", str(folder)], "Debian: apt-get install python3-venv")
-        pinned.install(str(wanted), python=folder / "bin" / "python")
-        shutil.copyfile(wanted, installed)
-    return folder / "bin"
+    return ensure_environment(f"{name}-{peer.version}", peer_folder(peer.folder) / "requirements.txt", say)
 
 
 def main() -> int:
@@ -158,21 +150,7 @@ def main() -> int:
 
 def start_engines(programs: Programs, gap_ms: float) -> list[int]:
     """Emulated engines whose every step takes `gap_ms`, ready; their ports."""
-    truth = msgspec.json.encode(Truth(profile(gap_ms))).decode()
-    ports = free_ports(ENGINES)
-    started = [
-        programs.start(
-            f"engine-{port}",
-            [
-                sys.executable, "-m", "tightrope.adapters.engine_emulated",
-                "--port", str(port), "--name", MODEL, "--truth", truth,
-            ],
-        )
-        for port in ports
-    ]  # fmt: skip
-    for program, port in zip(started, ports, strict=True):
-        program.until(lambda port=port: answers(f"http://127.0.0.1:{port}/health"), _READY_WITHIN_S)  # type: ignore[misc]
-    return ports
+    return contenders.start_engines(programs, [Setting(MODEL, Truth(profile(gap_ms)))] * ENGINES)
 
 
 def profile(gap_ms: float) -> Profile:
@@ -190,14 +168,14 @@ class Started:
 
 
 def start_system(programs: Programs, name: str, engines: Sequence[int], gap_ms: float) -> Started:
-    """A system before these engines. Raises DuelFailed, InstallationFailed, NotFound."""
+    """A system before these engines. Raises ProgramFailed, InstallationFailed, NotFound."""
     if name == DIRECT:
         return Started(tuple(engines))
     (port,) = free_ports(1)
-    launch = Launch(programs.folder, port, tuple(f"http://127.0.0.1:{one}" for one in engines))
+    launch = Launch(programs.folder, port, tuple(f"http://{HOST}:{one}" for one in engines))
     if name == TIGHTROPE:
         program = programs.start(name, _tightrope(launch, gap_ms))
-        program.until(lambda: answers_calls(port), _READY_WITHIN_S)
+        program.until(lambda: answers_calls(port), READY_WITHIN_S)
     else:
         peer = PEERS[name]
         command = peer.command(ensure_peer(name, lambda _: None), launch)
@@ -210,14 +188,8 @@ def start_system(programs: Programs, name: str, engines: Sequence[int], gap_ms: 
 
 def _tightrope(launch: Launch, gap_ms: float) -> Sequence[str]:
     """`tightrope serve` as it is by default, before engines of somebody else whose speed it knows."""
-    state = launch.folder / "state"
-    state.mkdir()
-    store = SqliteStore(state / "tightrope.sqlite")
-    store.save_profile(replace(profile(gap_ms), digest=MODEL, engine="openai"))
-    store.close()
-    tree = {
-        "version": 1,
-        "server": {"listen": f"127.0.0.1:{launch.port}", "auth": "none", "drain": "1s"},
+    config: dict[str, Json] = {
+        "server": {"listen": f"{HOST}:{launch.port}", "auth": "none", "drain": "1s"},
         "accelerators": {CARD: {"count": len(launch.roots)}},
         "models": {
             MODEL: {
@@ -226,19 +198,16 @@ def _tightrope(launch: Launch, gap_ms: float) -> Sequence[str]:
             }
         },
         "tenants": {"local": {"models": [MODEL]}},
-        "cluster": {"local": {"state": "./state"}},
-        "journal": {"path": "./tightrope.journal"},
     }
-    config = launch.folder / "tightrope.yaml"
-    config.write_text(json.dumps(tree, indent=1), encoding="utf-8")
-    return [sys.executable, "-m", "tightrope.app.cli", "--config", str(config), "serve"]
+    believed = replace(profile(gap_ms), digest=MODEL, engine="openai")
+    return tightrope_command(launch.folder, config, [believed])
 
 
 def answers_calls(port: int) -> bool:
     """Whether a call for one token is answered there."""
     body = {"model": MODEL, "messages": [{"role": "user", "content": "?"}], "max_tokens": 1}
     asked = urllib.request.Request(
-        f"http://127.0.0.1:{port}/v1/chat/completions",
+        f"http://{HOST}:{port}/v1/chat/completions",
         json.dumps(body).encode(),
         {"content-type": "application/json"},
     )
@@ -253,7 +222,7 @@ def set_speed(engines: Sequence[int], factor: float) -> None:
     """Let every step of the engines take `factor` times as long as they began with."""
     for port in engines:
         body = json.dumps({"factor": factor}).encode()
-        asked = urllib.request.Request(f"http://127.0.0.1:{port}/emulated/slow", body, method="POST")
+        asked = urllib.request.Request(f"http://{HOST}:{port}/emulated/slow", body, method="POST")
         with urllib.request.urlopen(asked, timeout=10):
             pass
 

@@ -1,7 +1,8 @@
-"""Programs of a duel: started in groups of their own, ended in order, and none is left behind.
+"""Programs that a benchmark compares: started in groups of their own, ended in order, and none is left behind.
 
 Every program carries a mark in its environment, which its children inherit wherever they go. So also what a killed
-duel left, or what a peer has set apart from itself, is found and ended. What the programs are is `duel_systems.py`.
+benchmark left, or what a program has set apart from itself, is found and ended. What the programs are is said by
+`contenders.py` and the files of each benchmark.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ from pathlib import Path
 
 from tightrope.model.errors import TightropeError
 
-MARK = "DUEL_OF"
+MARK = "BENCH_OF"
 _PAUSE_S = 0.1
 _LAST_LINES = 12
 
 
-class DuelFailed(TightropeError):
-    """A program of a duel did not do its part; the message ends with what it printed last."""
+class ProgramFailed(TightropeError):
+    """A program did not do its part; the message ends with what it printed last."""
 
 
 @dataclass(frozen=True, slots=True)
 class Programs:
-    """The programs of one round. `folder` gets what they print; `mark` tells those of this duel from all others."""
+    """The programs of one round. `folder` gets what they print; `mark` tells them from those of other benchmarks."""
 
     stack: ExitStack
     folder: Path
@@ -84,13 +85,13 @@ class Program:
         self.process.wait()
 
     def until(self, is_ready: Callable[[], bool], within_s: float) -> None:
-        """Wait until it is ready. Raises DuelFailed when it has ended, or is not ready in time."""
+        """Wait until it is ready. Raises ProgramFailed when it has ended, or is not ready in time."""
         limit_s = time.monotonic() + within_s
         while not is_ready():
             if self.process.poll() is not None:
-                raise DuelFailed(f"{self.name} has ended by itself; {self._said()}")
+                raise ProgramFailed(f"{self.name} has ended by itself; {self._said()}")
             if time.monotonic() > limit_s:
-                raise DuelFailed(f"{self.name} is not ready after {within_s:g} s; {self._said()}")
+                raise ProgramFailed(f"{self.name} is not ready after {within_s:g} s; {self._said()}")
             time.sleep(_PAUSE_S)
 
     def has_said(self, line: str) -> bool:
@@ -112,12 +113,12 @@ def answers(url: str) -> bool:
 
 
 def text_at(url: str) -> str:
-    """What is read there. Raises DuelFailed."""
+    """What is read there. Raises ProgramFailed."""
     try:
         with urllib.request.urlopen(url, timeout=10) as response:
             return bytes(response.read()).decode()
     except OSError as error:
-        raise DuelFailed(f"{url} does not answer: {error}") from error
+        raise ProgramFailed(f"{url} does not answer: {error}") from error
 
 
 def free_ports(count: int) -> list[int]:
@@ -139,19 +140,27 @@ def end_marked(mark: str) -> int:
     return len(found)
 
 
-def marked_seconds(mark: str) -> dict[int, float]:
-    """Processor seconds that each process with the mark has used since it began."""
+def used_seconds(mark: str, session: int | None = None) -> dict[int, float]:
+    """Processor seconds that each process with the mark, or of the session, has used since it began.
+
+    Some write over their environment, others leave their session.
+    """
     wanted = f"{MARK}={mark}".encode()
-    return {pid: _used_s(pid) for pid in _processes() if wanted in _environment(pid)}
+    found = {}
+    for pid in _processes():
+        fields = _stat(pid)
+        if fields and (wanted in _environment(pid) or int(fields[3]) == session):
+            found[pid] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return found
 
 
-def _used_s(pid: int) -> float:
+def _stat(pid: int) -> list[str]:
+    """The fields of a process's `stat` from its state on; none when it is gone."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
-        return 0.0
-    fields = stat.rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return []
+    return stat.rpartition(")")[2].split()
 
 
 @contextmanager

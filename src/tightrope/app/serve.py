@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import uvicorn
+import uvloop
 from starlette.applications import Starlette
 
 from tightrope.app.cli.frame import Answer, Common, Refused, Unsafe
@@ -82,18 +83,10 @@ def run(common: Common) -> Answer:
         ensure_engine(cache_dir(), common.say)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     place: list[Listening] = []
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    # uvloop spends much less on every chunk that passes.
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(config, workflows, common.say, on_listening=place.append))
     return Answer({"listen": place[0].url} if place else None, "stopped")
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop where there is one: it spends much less on every chunk that passes."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
 
 
 async def serve(

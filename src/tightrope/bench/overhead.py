@@ -11,48 +11,15 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from tightrope.bench.overhead_load import Load, LoadKind, Seen
+from tightrope.bench.intervals import mean
+from tightrope.bench.overhead_load import Seen, Setting
+from tightrope.bench.report_text import table
 from tightrope.model.json import Json
 from tightrope.reports.summary import percentile
 
 DIRECT = "direct"
 YARDSTICK = "vllm-router"
 """Whose processor time per piece is 1 in the comparison."""
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """How much is asked. Answers of `chunks` pieces, `gap_ms` apart; `streams` of them at once; `calls` one after the
-    other; `rate` calls per second on one core. Every system is measured once in each of `rounds`."""
-
-    chunks: int = 64
-    gap_ms: float = 5.0
-    streams: int = 64
-    rate: float = 300.0
-    calls: int = 200
-    warm_up_s: float = 1.0
-    count_s: float = 4.0
-    rounds: int = 2
-
-    def order(self, systems: Sequence[str], number: int) -> list[str]:
-        """The systems of one round: forth, then back, so that none is always measured after the same other one."""
-        return list(systems) if number % 2 == 0 else list(reversed(systems))
-
-    def load(self, kind: LoadKind, ports: Sequence[int], seed: int, cores: Sequence[int] = ()) -> Load:
-        """What the client plays: `streams`, `alone` or `mixed`."""
-        return Load(
-            kind=kind,
-            ports=tuple(ports),
-            chunks=self.chunks,
-            gap_ms=self.gap_ms,
-            streams=self.streams,
-            rate=self.rate,
-            calls=self.calls,
-            warm_up_s=self.warm_up_s,
-            count_s=self.count_s,
-            seed=seed,
-            cores=tuple(cores),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +104,8 @@ def overhead(
         versions=versions,
         figures=tuple(_figures(name, found, direct, yardstick) for name, found in measured.items()),
         absent=absent,
-        busy=_mean(part.busy for part in counted),
-        foreign=_mean(part.foreign for part in counted),
+        busy=mean([part.busy for part in counted]) if counted else 0.0,
+        foreign=mean([part.foreign for part in counted]) if counted else 0.0,
         is_confined=bool(rounds) and all(one.cores for one in rounds),
     )
 
@@ -211,11 +178,6 @@ def _per_s(amount: float, seconds: float) -> float:
     return amount / seconds if seconds else 0.0
 
 
-def _mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return sum(found) / len(found) if found else 0.0
-
-
 # --- the tables ------------------------------------------------------------------------------------------
 
 
@@ -225,24 +187,30 @@ def overhead_data(found: Overhead) -> Json:
     return data
 
 
+def overhead_from_data(data: Json) -> Overhead:
+    """What `overhead_data` gave. Raises msgspec.ValidationError for anything else."""
+    return msgspec.convert(data, Overhead)
+
+
 def overhead_text(found: Overhead) -> str:
     """The figures as Markdown."""
     setting = found.setting
     core = "all of the system on one core" if found.is_confined else "not confined: there is one core only"
     parts = [
         f"**{setting.streams} streams at once, {setting.chunks} chunks each, {setting.gap_ms:g} ms apart**",
-        _table(
+        table(
             ("system", "version", "chunks/s", "of direct", "TTFT p50, p99 (ms)", "added (ms)", "CPU per chunk",
              f"of {YARDSTICK}"),
             [_streams_row(one, found.versions[one.system]) for one in found.figures],
+            text_columns=2,
         ),
         "**One call after the other, of one token, to engines that need no time (ms)**",
-        _table(
+        table(
             ("system", "whole, p50, p99", "first token streamed, p50, p99"),
             [(one.system, _ms(one.alone_whole, 3), _ms(one.alone_first, 3)) for one in found.figures],
         ),
         f"**{setting.rate:g} calls per second for one token beside {setting.streams} streams, {core}**",
-        _table(
+        table(
             ("system", "chunks/s", "TTFT p50, p99 (ms)", "added (ms)", "of the core"),
             [_mixed_row(one) for one in found.figures],
         ),
@@ -288,8 +256,3 @@ def _added(pair: Pair | None) -> str:
 def _ms(pair: Pair, digits: int = 2) -> str:
     values = (pair.p50_ms, pair.p99_ms)
     return ", ".join("-" if value is None else f"{value:.{digits}f}" for value in values)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

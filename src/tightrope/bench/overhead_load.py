@@ -13,7 +13,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
@@ -21,6 +21,7 @@ from typing import Literal, cast
 
 import httptools
 import msgspec
+import uvloop
 
 MODEL = "emulated"
 LoadKind = Literal["streams", "alone", "mixed"]
@@ -35,16 +36,11 @@ _CONTENT = re.compile(rb'"content": ?"[^"]')
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """What to ask of whom. Connections go to `ports` in turn.
+class Setting:
+    """How much is asked. Answers of `chunks` pieces, `gap_ms` apart; `streams` of them at once, counted for `count_s`
+    after `warm_up_s`; `calls` one after the other; `rate` calls per second on one core. Every system is measured once
+    in each of `rounds`."""
 
-    `streams`: so many answers of `chunks` at once, each begun at random up to two gaps after the one before, for
-    `count_s` after `warm_up_s`. `mixed`: beside them `rate` calls per second for one token, at random. `alone`: one
-    call for one token after the other, `calls` of them whole and as many streamed. `cores`: where the client may run.
-    """
-
-    kind: LoadKind
-    ports: tuple[int, ...]
     chunks: int = 64
     gap_ms: float = 5.0
     streams: int = 64
@@ -52,6 +48,25 @@ class Load:
     calls: int = 200
     warm_up_s: float = 1.0
     count_s: float = 4.0
+    rounds: int = 2
+
+    def order(self, systems: Sequence[str], number: int) -> list[str]:
+        """The systems of one round: forth, then back, so that none is always measured after the same other one."""
+        return list(systems) if number % 2 == 0 else list(reversed(systems))
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What to ask of whom. Connections go to `ports` in turn.
+
+    `streams`: so many answers at once, each begun at random up to two gaps after the one before. `mixed`: beside them
+    calls for one token at the rate, at random. `alone`: one call for one token after the other, so many whole and as
+    many streamed. `cores`: where the client may run.
+    """
+
+    kind: LoadKind
+    ports: tuple[int, ...]
+    setting: Setting = Setting()
     seed: int = 1
     cores: tuple[int, ...] = ()
 
@@ -205,13 +220,13 @@ class _Client:
             await self._alone()
         else:
             async with asyncio.TaskGroup() as tasks:
-                for number in range(self.load.streams):
+                for number in range(self.load.setting.streams):
                     tasks.create_task(self._keep_streaming(Random(f"{self.load.seed} {number}")))
                 if self.load.kind == "mixed":
                     tasks.create_task(self._at_a_rate(tasks))
-                await asyncio.sleep(self.load.warm_up_s)
+                await asyncio.sleep(self.load.setting.warm_up_s)
                 async with self._counting():
-                    await asyncio.sleep(self.load.count_s)
+                    await asyncio.sleep(self.load.setting.count_s)
                 self.is_over = True
         self.seen.failures = dict(self._failures)
         return self.seen
@@ -231,7 +246,7 @@ class _Client:
         asker = self._asker()
         for found, is_streamed in ((self.seen.whole_ms, False), (self.seen.alone_first_ms, True)):
             call = request(asker.port, 1, is_streamed)
-            for number in range(-WARM_UP_CALLS, self.load.calls):
+            for number in range(-WARM_UP_CALLS, self.load.setting.calls):
                 times_ms = await self._asked(asker, call, time.monotonic())
                 if times_ms is not None and number >= 0:
                     found.append(times_ms[0] if is_streamed else times_ms[1])
@@ -239,10 +254,10 @@ class _Client:
 
     async def _keep_streaming(self, rng: Random) -> None:
         asker = self._asker()
-        call = request(asker.port, self.load.chunks, True)
+        call = request(asker.port, self.load.setting.chunks, True)
         while not self.is_over:
             # Engines begin new calls between steps: asking at random moments keeps a small delay from hiding there.
-            await asyncio.sleep(rng.uniform(0, 2 * self.load.gap_ms / 1000))
+            await asyncio.sleep(rng.uniform(0, 2 * self.load.setting.gap_ms / 1000))
             counts = self.is_counting
             times_ms = await self._asked(asker, call, time.monotonic())
             if times_ms is not None and counts:
@@ -251,7 +266,7 @@ class _Client:
     async def _at_a_rate(self, tasks: asyncio.TaskGroup) -> None:
         due_s = time.monotonic()
         while not self.is_over:
-            due_s += self._rng.expovariate(self.load.rate)
+            due_s += self._rng.expovariate(self.load.setting.rate)
             await asyncio.sleep(max(0.0, due_s - time.monotonic()))
             tasks.create_task(self._short(due_s, self.is_counting))
 
@@ -283,18 +298,10 @@ def main() -> int:
     load = msgspec.json.decode(sys.argv[1], type=Load)
     if load.cores:
         os.sched_setaffinity(0, load.cores)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         seen = runner.run(_Client(load).play())
     print(msgspec.json.encode(seen).decode(), flush=True)
     return 0
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
 
 
 if __name__ == "__main__":

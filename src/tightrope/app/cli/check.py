@@ -58,11 +58,12 @@ def _as_yaml(config: Config, ref: str) -> Answer:
 
 
 def _checked(reading: Reading) -> Answer:
+    from tightrope.app.compose import with_emulated
     from tightrope.app.workflows import read_sources
 
     loaded = read_sources(reading.config)
     faults = [*loaded.faults, *_faults_of_config(reading, loaded)]
-    faults += _out_of_reach(reading, loaded, _profiles(reading.config))
+    faults += _out_of_reach(reading, loaded, with_emulated(reading.config, _measured(reading.config)))
     data = _data(reading.config, loaded)
     if not faults:
         return Answer(data, _summary(reading, loaded))
@@ -98,16 +99,6 @@ def _out_of_reach(reading: Reading, loaded: Loaded, profiles: list[Profile]) -> 
                 problems = located([one.problem], source.text) if source.text else (one.problem,)
                 faults.append(Fault(source.name, source.text, problems))
     return faults
-
-
-def _profiles(config: Config) -> list[Profile]:
-    """What was measured so far, and the truth of emulated engines that were not."""
-    from tightrope.app.compose import emulated_profile, pairs_of
-
-    measured = _measured(config)
-    known = {(one.model, one.accelerator) for one in measured}
-    told = [emulated_profile(*pair) for pair in pairs_of(config)]
-    return measured + [one for one in told if one is not None and (one.model, one.accelerator) not in known]
 
 
 def _measured(config: Config) -> list[Profile]:
