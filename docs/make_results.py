@@ -22,6 +22,7 @@ from tightrope.bench.duel_text import duel_from_json, duel_summary
 from tightrope.bench.goals import CLUSTERS, goals
 from tightrope.bench.intervals import Interval
 from tightrope.bench.library import scenario_names
+from tightrope.bench.overhead import overhead_from_data, overhead_text
 from tightrope.bench.parity import Parity
 from tightrope.bench.parity_text import parity_table
 from tightrope.bench.provision import Comparison, comparison_table
@@ -33,6 +34,7 @@ from tightrope.model.codec import decode
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
+mpl.rcParams["svg.hashsalt"] = "tightrope"  # equal data, equal picture
 DOCS = Path(__file__).parent
 DATA = DOCS / "results"
 SIMULATED = DATA / "simulated"
@@ -158,6 +160,7 @@ def simulated() -> str:
     """What was simulated, as far as it was; empty if nothing was."""
     parts = [
         *duel_parts(),
+        *overhead_part(),
         *credibility_part(),
         *parity_part(),
         *scenarios(),
@@ -181,6 +184,18 @@ def duel_parts() -> list[str]:
         )
         parts += [f"### `tightrope bench duel {found.live.scenario}`", text, duel_summary(found)]
     return parts
+
+
+def overhead_part() -> list[str]:
+    """What gateways add to a call and to a chunk."""
+    file = DATA / "overhead.json"
+    if not file.is_file():
+        return []
+    found = overhead_from_data(json.loads(file.read_text("utf-8")))
+    text = (
+        "Two emulated engines; every gateway in processes of its own ([what each is set to](../baselines))."
+    )
+    return ["### `tightrope bench overhead`", text, overhead_text(found)]
 
 
 def credibility_part() -> list[str]:
