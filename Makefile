@@ -46,7 +46,7 @@ bench: setup ## the kept benchmarks: ARGS="mixed --capacity" or another scenario
 bench-peers: setup ## install the gateways that `tightrope bench overhead` compares with, into the user's cache
 	@$(BIN)/python -m tightrope.app.overhead_systems
 
-results: setup ## measure everything in docs/results.md anew (half an hour, on an idle machine) and write it
+results: setup ## measure engines, decisions and policies anew (half an hour, on an idle machine), and write docs/results.md
 	mkdir -p docs/results
 	@printf '%s, %s cores, Python %s\n' "$$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)" "$$(nproc)" \
 	"$$($(BIN)/python -c 'import platform; print(platform.python_version())')" > docs/results/machine.txt

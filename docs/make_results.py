@@ -182,8 +182,19 @@ def duel_parts() -> list[str]:
             "Live: real gateways, routers and streams before the same emulated engines; "
             f"{dict(found.live.setting)['time']}; seeds {seeds}; [the whole report](results/{folder.name}/report.md)."
         )
-        parts += [f"### `tightrope bench duel {found.live.scenario}`", text, duel_summary(found)]
+        parts += [f"### A duel on `{found.live.scenario}`", duel_command(found), text, duel_summary(found)]
     return parts
+
+
+def duel_command(found: DuelReport) -> str:
+    """What measures these rounds."""
+    live, scales = found.live, sorted({one.time_scale for one in found.rounds})
+    shares = ",".join(f"{share:.4g}%" for share in sorted({100 * one.share for one in live.points}))
+    length = dict(live.setting)["time"].split(",")[0]
+    return (
+        f"```sh\ntightrope bench duel {live.scenario} --policies {','.join(live.policies)} --rates {shares} "
+        f"--seeds {','.join(map(str, live.seeds))} --duration {length} --time-scale {scales[0]:g}\n```"
+    )
 
 
 def overhead_part() -> list[str]:
@@ -396,7 +407,9 @@ measured."""
 PAGE = """# Results
 
 Everything on this page was written by `docs/make_results.py` from what the commands named here printed; the data is in
-[results/](results/). `make results` measures all of it anew. Trust ratios within one table more than seconds.
+[results/](results/). `make results` measures the engines of this machine anew, `make simulated` and
+`make elastic` what is simulated; the duel and the overhead have commands of their own. Trust ratios within one table
+more than seconds.
 
 Machine: {machine}
 
