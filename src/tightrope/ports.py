@@ -5,7 +5,7 @@ Adapters behind these translate calls and errors, and decide nothing: no retries
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -65,6 +65,10 @@ class Chunk:
     usage: Usage | None = None
 
 
+Take = Callable[[Chunk], Awaitable[None] | None]
+"""Takes the next piece of an answer. Gives what to wait for before more is read, if its reader is behind."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
     """What an engine says of itself; None or "" where it does not say."""
@@ -80,10 +84,11 @@ class EngineFacts:
 class Engine(Protocol):
     """Something at one address that answers model calls."""
 
-    def generate(self, request: EngineRequest) -> AsyncIterator[Chunk]:
-        """Stream one answer; the last chunk but none carries usage where the engine reports it.
+    async def generate(self, request: EngineRequest, take: Take) -> None:
+        """Make one call: every piece of the answer goes to `take` in the moment it comes, and when this returns
+        all have. The last chunk but none carries usage where the engine reports it.
 
-        Raises EngineFailed with the kind. Closing the iterator cancels the request on the engine.
+        Raises EngineFailed with the kind. Cancelling it cancels the request on the engine.
         """
         ...
 

@@ -184,7 +184,7 @@ async def test_4_a_request_that_is_given_up_by_the_server_cancels_its_run() -> N
 
 
 async def test_5_a_stalled_reader_holds_the_run_back_then_gets_everything() -> None:
-    world = silent_world(Settings(buffer_bytes=1000))
+    world = silent_world()
     caller, handle = await calling(world)
     caller.reading.clear()
     big = piece({"content": "x" * 100_000})

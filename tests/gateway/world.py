@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
-from starlette.applications import Starlette
 
 from tightrope.gateway.app import Settings, build_app
+from tightrope.gateway.exchange import Application
 from tightrope.gateway.keys import Authenticate, Principal
 from tightrope.gateway.offers import Offer
 from tightrope.model.ids import RunId, StepId, TenantId, WorkflowId
@@ -160,7 +160,7 @@ class World:
     is_ready: bool = True
 
     @property
-    def app(self) -> Starlette:
+    def app(self) -> Application:
         return build_app(
             self.runs, self.authenticate, catalogue, self.settings, self.metrics, lambda: self.is_ready
         )
@@ -190,7 +190,7 @@ def chat(model: Any = "workflow/rag", **fields: Any) -> dict[str, object]:
 class Caller:
     """One request over ASGI, part by part: what the server sent can be awaited, the client can leave or stall."""
 
-    def __init__(self, app: Starlette, body: object, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(self, app: Application, body: object, headers: Mapping[str, str] | None = None) -> None:
         self.sent: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.reading = asyncio.Event()
         self.reading.set()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from tightrope.model.errors import EngineFailed
 from tightrope.model.outcome import FailureKind, Usage
 from tightrope.model.profile import Coefficients
-from tightrope.ports import Chunk, EngineFacts, EngineRequest
+from tightrope.ports import Chunk, EngineFacts, EngineRequest, Take
 from tightrope.testing.clock import ManualClock
 
 TRUTH = Coefficients(a=6.0, b=5.0, c=0.012, d=3.9, e=0.0018)
@@ -57,7 +56,7 @@ class StepEngine:
         self._jobs: list[_Job] = []
         self._loop: asyncio.Task[None] | None = None
 
-    async def generate(self, request: EngineRequest) -> AsyncIterator[Chunk]:
+    async def generate(self, request: EngineRequest, take: Take) -> None:
         assert request.prompt is not None
         self.prompts.append(request.prompt)
         await self._misbehave(request)
@@ -66,7 +65,7 @@ class StepEngine:
         if self._loop is None or self._loop.done():
             self._loop = asyncio.create_task(self._steps())
         while (chunk := await job.chunks.get()) is not None:
-            yield chunk
+            take(chunk)
 
     async def count_tokens(self, text: str) -> int | None:
         return len(text.split())

@@ -66,9 +66,9 @@ class Gated(ScriptedEngine):
         super().__init__(Script(text=text))
         self.gate = gate
 
-    async def generate(self, request: EngineRequest) -> AsyncGenerator[Chunk, None]:
+    async def answer(self, request: EngineRequest) -> AsyncGenerator[Chunk, None]:
         words = 0
-        async for chunk in super().generate(request):
+        async for chunk in super().answer(request):
             if words == 2:
                 await self.gate.wait()
             words += bool(chunk.text)
@@ -95,7 +95,7 @@ async def test_a_reader_that_does_not_read_pauses_the_engine() -> None:
     made = 0
 
     class Endless(ScriptedEngine):
-        async def generate(self, request: EngineRequest) -> AsyncGenerator[Chunk, None]:
+        async def answer(self, request: EngineRequest) -> AsyncGenerator[Chunk, None]:
             nonlocal made
             big = "x" * 4096
             for _ in range(10 * BUFFER_BYTES // len(big)):
@@ -114,7 +114,7 @@ async def test_a_reader_that_does_not_read_pauses_the_engine() -> None:
 
 async def test_a_run_that_is_not_streamed_does_not_wait_for_its_reader() -> None:
     class Endless(ScriptedEngine):
-        async def generate(self, request: EngineRequest) -> AsyncGenerator[Chunk, None]:
+        async def answer(self, request: EngineRequest) -> AsyncGenerator[Chunk, None]:
             for _ in range(3):
                 yield Chunk(text="x", choices=b"x" * BUFFER_BYTES, is_content=True)
 
@@ -217,7 +217,7 @@ async def test_every_failure_of_an_engine_ends_in_one_clear_error(failure: Failu
 
 async def test_an_engine_that_raises_anything_else_fails_the_call_alone() -> None:
     class Nonsense(ScriptedEngine):
-        async def generate(self, request: EngineRequest) -> AsyncGenerator[Chunk, None]:
+        async def answer(self, request: EngineRequest) -> AsyncGenerator[Chunk, None]:
             if request.messages is not None:
                 raise LookupError("no key 'choices'")
             yield Chunk("", b"[]", is_content=False)
@@ -241,7 +241,7 @@ async def test_an_engine_that_falls_silent_after_its_first_content_is_stalled() 
 
 async def test_a_reader_that_pauses_is_no_silence_of_the_engine() -> None:
     class Big(ScriptedEngine):
-        async def generate(self, request: EngineRequest) -> AsyncGenerator[Chunk, None]:
+        async def answer(self, request: EngineRequest) -> AsyncGenerator[Chunk, None]:
             for _ in range(4):
                 yield Chunk(text="x", choices=b"x" * BUFFER_BYTES, is_content=True)
 
@@ -304,7 +304,7 @@ async def test_cancelling_closes_the_stream_of_the_engine() -> None:
 
 async def test_a_run_whose_reader_is_gone_can_be_cancelled_while_its_buffer_is_full() -> None:
     class Big(ScriptedEngine):
-        async def generate(self, request: EngineRequest) -> AsyncGenerator[Chunk, None]:
+        async def answer(self, request: EngineRequest) -> AsyncGenerator[Chunk, None]:
             while True:
                 yield Chunk(text="x", choices=b"x" * BUFFER_BYTES, is_content=True)
 

@@ -1,24 +1,24 @@
 """Any OpenAI-compatible engine over HTTP: llama.cpp, vLLM, SGLang, hosted ones.
 
 Owns the translation of requests, streams, errors and facts. Sets no limit on how long an answer takes, and
-tries nothing twice. How events are cut out of the stream is `sse.py`.
+tries nothing twice. Connections are `http_stream.py`; how events are cut out of a stream is `sse.py`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 
 import aiohttp
 import msgspec
 
+from tightrope.adapters.http_stream import CONNECT_LIMIT_S, HttpStreams, NotHttp, Origin, head_of_post
 from tightrope.adapters.sse import EventReader, EventTooLong
-from tightrope.model.errors import EngineFailed
+from tightrope.model.errors import EngineFailed, InvalidInput
 from tightrope.model.outcome import FailureKind, Usage
-from tightrope.ports import Chunk, EngineFacts, EngineRequest, Message
+from tightrope.ports import Chunk, EngineFacts, EngineRequest, Message, Take
 
-CONNECT_LIMIT_S = 5.0
 EVENT_LIMIT_BYTES = 16 * 2**20
 
 _ERROR_BODY_BYTES = 64 * 1024
@@ -35,34 +35,22 @@ class OpenAIEngine:
         self._headers = {"Accept-Encoding": "identity"}
         if api_key is not None:
             self._headers["Authorization"] = f"Bearer {api_key}"
+        self._streams, self._chat, self._completion = self._calls()
         self._opened: aiohttp.ClientSession | None = None
         self._has_tokenizer = True
 
-    async def generate(self, request: EngineRequest) -> AsyncGenerator[Chunk, None]:
-        """Stream one answer. Closing the generator closes the connection at once, which cancels the request.
+    async def generate(self, request: EngineRequest, take: Take) -> None:
+        """Make one call. Cancelling it closes the connection at once, which cancels the request.
 
         Raises EngineFailed; its message quotes the engine, never the prompt.
         """
-        path = "/completions" if request.messages is None else "/chat/completions"
+        head = self._completion if request.messages is None else self._chat
         try:
-            response = await self._session().post(
-                self._url + path,
-                data=_body(request),
-                headers={"Content-Type": "application/json", "Accept": "text/event-stream"},
-                allow_redirects=False,
-            )
-        except (aiohttp.ClientError, OSError) as error:
+            await self._streams.post(head, _body(request), _Answer(request, take))
+        except NotHttp as error:
+            raise _nonsense(f"{self._url} answered with something that is not HTTP: {error}") from error
+        except OSError as error:
             raise self._failed(error) from error
-        try:
-            await _refuse_errors(response, request)
-            async with aclosing(_chunks(response, request)) as chunks:
-                async for chunk in chunks:
-                    yield chunk
-        except (aiohttp.ClientError, OSError) as error:
-            raise self._failed(error) from error
-        finally:
-            # Also in the middle of an answer, which tells the engine that nobody reads it any more.
-            response.close()
 
     async def count_tokens(self, text: str) -> int | None:
         """Tokens of `text` by the engine's tokenizer, without special tokens; None where it offers none."""
@@ -105,15 +93,35 @@ class OpenAIEngine:
 
     async def close(self) -> None:
         """Close every connection; requests under way end with EngineFailed(REPLICA_LOST)."""
+        self._streams.close()
         if self._opened is not None:
             await self._opened.close()
             self._opened = None
 
+    def _calls(self) -> tuple[HttpStreams, bytes, bytes]:
+        """Connections to the engine, and what every chat and every completion begins with."""
+        try:
+            origin = Origin.of(self._url)
+            headers = {
+                **self._headers,
+                "User-Agent": "tightrope",
+                "Content-Type": "application/json",
+                "Accept": "text/event-stream",
+            }
+            path = self._url.partition("://")[2].partition("/")
+            base = f"/{path[2]}" if path[2] else ""
+            chat, completion = (
+                head_of_post(origin, f"{base}{name}", headers)
+                for name in ("/chat/completions", "/completions")
+            )
+        except ValueError as error:
+            raise InvalidInput(f"the engine at {self._url} cannot be called: {error}") from error
+        return HttpStreams(origin), chat, completion
+
     def _session(self) -> aiohttp.ClientSession:
         if self._opened is None:
             self._opened = aiohttp.ClientSession(
-                # A connection is never used twice. llama.cpp closes it after each stream without saying so, and
-                # others close idle ones: a request sent just then would look as if the replica had died.
+                # As with streams, a connection is never used twice.
                 connector=aiohttp.TCPConnector(limit=0, force_close=True),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_LIMIT_S),
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -217,65 +225,143 @@ _decode_frame = msgspec.json.Decoder(_Frame).decode
 _decode_choices = msgspec.json.Decoder(list[_Choice]).decode
 
 
-async def _chunks(response: aiohttp.ClientResponse, request: EngineRequest) -> AsyncGenerator[Chunk, None]:
-    reader = EventReader(EVENT_LIMIT_BYTES)
-    is_finished = has_events = False
-    received_bytes = 0
-    try:
-        async for received in response.content.iter_any():
-            received_bytes += len(received)
-            for event in _events(reader, received):
-                has_events = True
-                if event.strip() == b"[DONE]":
-                    return
-                chunk = _chunk(event, request)
-                is_finished = is_finished or chunk.finish_reason is not None
-                yield chunk
-    except (aiohttp.ClientError, OSError):
-        # The answer was complete; only its closing marks are missing.
-        if is_finished:
+class _Answer:
+    """Reads one answer of an engine: its pieces, or the error it is."""
+
+    def __init__(self, request: EngineRequest, take: Take) -> None:
+        self.is_over = False
+        self._request = request
+        self._take = take
+        self._events = EventReader(EVENT_LIMIT_BYTES)
+        self._chunks = _Chunks(request)
+        self._status = 0
+        self._media = ""
+        self._is_stream = False
+        self._is_finished = False
+        self._has_events = False
+        self._refusal = bytearray()
+
+    def head(self, status: int, media: str) -> None:
+        """A stream, or an error?"""
+        self._status, self._media = status, media
+        self._is_stream = status == 200 and media not in ("application/json", "text/html")
+
+    def body(self, data: bytes) -> Awaitable[None] | None:
+        """Give every piece that is whole to the reader, until it is behind."""
+        if not self._is_stream:
+            self._refusal += data
+            self.is_over = len(self._refusal) >= _ERROR_BODY_BYTES
+            return None
+        try:
+            events = self._events.feed(data)
+        except EventTooLong as error:
+            raise _nonsense(f"the engine's answer cannot be read: {error}") from error
+        for at, event in enumerate(events):
+            wait = self._give(event)
+            if wait is not None:
+                return self._give_later(wait, events[at + 1 :])
+        return None
+
+    def end(self, broken: OSError | None) -> None:
+        """Raises EngineFailed unless the answer is whole, and OSError if the connection is to blame."""
+        if not self._is_stream:
+            raise _refused(self._status, self._media, bytes(self._refusal), self._request)
+        if self.is_over:
             return
-        raise
-    rest = reader.rest()
-    if rest is not None and rest.strip() == b"[DONE]":
-        return
-    if rest is not None and _is_json(rest):
-        chunk = _chunk(rest, request)
-        is_finished = is_finished or chunk.finish_reason is not None
-        yield chunk
-    if is_finished:
-        return
-    if received_bytes and not has_events and rest is None:
-        raise _nonsense("the engine answered with something that is no event stream")
-    raise EngineFailed(FailureKind.REPLICA_LOST, "the engine's answer broke off before its end")
+        rest = self._events.rest() if broken is None else None
+        if rest is not None and rest.strip() == b"[DONE]":
+            return
+        if rest is not None and _is_json(rest):
+            self._give(rest)
+        # Only the closing marks of the answer can be missing then.
+        if self._is_finished:
+            return
+        if broken is not None:
+            raise broken
+        if not self._has_events and rest is None and self._events.has_fed:
+            raise _nonsense("the engine answered with something that is no event stream")
+        raise EngineFailed(FailureKind.REPLICA_LOST, "the engine's answer broke off before its end")
+
+    def _give(self, event: bytes) -> Awaitable[None] | None:
+        if self.is_over:
+            return None
+        self._has_events = True
+        if event == b"[DONE]" or event.strip() == b"[DONE]":
+            self.is_over = True
+            return None
+        chunk = self._chunks.read(event)
+        self._is_finished = self._is_finished or chunk.finish_reason is not None
+        return self._take(chunk)
+
+    async def _give_later(self, wait: Awaitable[None], events: Sequence[bytes]) -> None:
+        await wait
+        for event in events:
+            another = self._give(event)
+            if another is not None:
+                await another
 
 
-def _events(reader: EventReader, received: bytes) -> list[bytes]:
-    try:
-        return reader.feed(received)
-    except EventTooLong as error:
-        raise _nonsense(f"the engine's answer cannot be read: {error}") from error
+class _Chunks:
+    """Reads the events of one stream.
+
+    Engines repeat everything around `choices` from event to event. Where that is so, only the choices are read.
+    """
+
+    def __init__(self, request: EngineRequest) -> None:
+        self._request = request
+        self._before = self._after = b""
+
+    def read(self, event: bytes) -> Chunk:
+        """The piece of an answer in an event. Raises EngineFailed for an error and for nonsense."""
+        return self._read_known(event) or self._read_new(event)
+
+    def _read_known(self, event: bytes) -> Chunk | None:
+        before, after = self._before, self._after
+        if not before or not event.startswith(before) or not event.endswith(after):
+            return None
+        raw = event[len(before) : len(event) - len(after)]
+        if raw[:1] != b"[" or raw[-1:] != b"]":
+            return None
+        try:
+            # Were there anything but one list between them, this would fail.
+            return _piece(raw, _decode_choices(raw))
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return None
+
+    def _read_new(self, event: bytes) -> Chunk:
+        try:
+            frame = _decode_frame(event)
+            raw = bytes(frame.choices)
+            if raw == b"null":
+                raw = b"[]"
+            choices = _decode_choices(raw)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise _nonsense(f"the engine sent an event that is no piece of an answer: {error}") from error
+        if frame.error is not None:
+            raise _told_in_stream(frame.error, self._request)
+        if frame.usage is None:
+            self._learn(event, raw)
+        return _piece(raw, choices, _usage(frame.usage))
+
+    def _learn(self, event: bytes, raw: bytes) -> None:
+        _, _, tail = event.partition(_CHOICES)
+        value = tail.lstrip(b" \t\r\n:")
+        if value.startswith(raw) and _CHOICES not in value:
+            after = value[len(raw) :]
+            self._before, self._after = event[: len(event) - len(value)], after
 
 
-def _chunk(event: bytes, request: EngineRequest) -> Chunk:
-    try:
-        frame = _decode_frame(event)
-        raw = bytes(frame.choices)
-        if raw == b"null":
-            raw = b"[]"
-        choices = _decode_choices(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise _nonsense(f"the engine sent an event that is no piece of an answer: {error}") from error
-    if frame.error is not None:
-        raise _told_in_stream(frame.error, request)
-    first = next((choice for choice in choices if choice.index == 0), None)
-    return Chunk(
-        text=_text(first) if first is not None else "",
-        choices=raw,
-        is_content=any(_is_content(choice) for choice in choices),
-        finish_reason=first.finish_reason if first is not None else None,
-        usage=_usage(frame.usage),
-    )
+_CHOICES = b'"choices"'
+
+
+def _piece(raw: bytes, choices: Sequence[_Choice], usage: Usage | None = None) -> Chunk:
+    text, finish_reason, is_content = "", None, False
+    for choice in choices:
+        is_content = is_content or _is_content(choice)
+        if choice.index == 0:
+            text = text or _text(choice)
+            finish_reason = finish_reason or choice.finish_reason
+    return Chunk(text, raw, is_content, finish_reason, usage)
 
 
 def _text(choice: _Choice) -> str:
@@ -286,10 +372,12 @@ def _text(choice: _Choice) -> str:
 
 def _is_content(choice: _Choice) -> bool:
     delta = choice.delta
+    if choice.text or (delta is not None and delta.content):
+        return True
     if delta is None:
-        return bool(choice.text)
-    spoken = delta.content or delta.reasoning_content or delta.reasoning or delta.refusal
-    return bool(choice.text or spoken or delta.tool_calls) or bytes(delta.function_call) not in (b"", b"null")
+        return False
+    spoken = delta.reasoning_content or delta.reasoning or delta.refusal
+    return bool(spoken or delta.tool_calls) or bytes(delta.function_call) not in (b"", b"null")
 
 
 def _usage(usage: _Usage | None) -> Usage | None:
@@ -322,18 +410,15 @@ class _ErrorBody(msgspec.Struct):
     detail: msgspec.Raw = _NOTHING
 
 
-async def _refuse_errors(response: aiohttp.ClientResponse, request: EngineRequest) -> None:
-    """Raise EngineFailed unless the answer is the beginning of an event stream."""
-    if response.status == 200 and response.content_type not in ("application/json", "text/html"):
-        return
-    body = await response.content.read(_ERROR_BODY_BYTES)
-    error = _error_in(body)
-    said = error.message or body.decode(errors="replace")
-    if response.status == 200:
-        raise _nonsense(f"the engine did not stream, it sent {response.content_type}{_quote(said, request)}")
-    kind = _kind(response.status, f"{error.type} {error.code} {said}")
-    answered = "is busy, it answered" if response.status in (429, 503) else "answered"
-    raise EngineFailed(kind, f"the engine {answered} {response.status}{_quote(said, request)}")
+def _refused(status: int, media: str, body: bytes, request: EngineRequest) -> EngineFailed:
+    """What an answer says that is no stream."""
+    error = _error_in(body[:_ERROR_BODY_BYTES])
+    said = error.message or body[:_ERROR_BODY_BYTES].decode(errors="replace")
+    if status == 200:
+        return _nonsense(f"the engine did not stream, it sent {media}{_quote(said, request)}")
+    kind = _kind(status, f"{error.type} {error.code} {said}")
+    answered = "is busy, it answered" if status in (429, 503) else "answered"
+    return EngineFailed(kind, f"the engine {answered} {status}{_quote(said, request)}")
 
 
 def _kind(status: int, said: str) -> FailureKind:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
+_FIELD, _BLANK = b"data: ", b"\n\n"
 
 
 class EventTooLong(ValueError):
@@ -18,7 +19,7 @@ class EventTooLong(ValueError):
 class EventReader:
     """Cuts a byte stream into the data of its events. Bytes stay bytes, so split characters do no harm.
 
-    Holds at most `limit_bytes` of an unfinished event.
+    Holds at most `limit_bytes` of an unfinished event. `has_fed`: anything has come at all.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -27,9 +28,16 @@ class EventReader:
         self._data: list[bytes] = []
         self._held_bytes = 0
         self._ended_in_cr = False
+        self.has_fed = False
 
     def feed(self, received: bytes) -> list[bytes]:
         """The data of every event that `received` completes, in order. Raises EventTooLong."""
+        self.has_fed = self.has_fed or bool(received)
+        if not (self._held_bytes or self._line or self._data):
+            events = _plain_events(received, self._limit_bytes)
+            if events is not None:
+                self._ended_in_cr = False
+                return events
         if self._ended_in_cr and received.startswith(b"\n"):
             received = received[1:]
             self._ended_in_cr = False
@@ -77,3 +85,13 @@ class EventReader:
         self._data.clear()
         self._held_bytes = 0
         return event
+
+
+def _plain_events(received: bytes, limit_bytes: int) -> list[bytes] | None:
+    """The events if they are all whole and of one line each, which is how engines send nearly every piece."""
+    if not (received.startswith(_FIELD) and received.endswith(_BLANK)) or b"\r" in received:
+        return None
+    events = received[len(_FIELD) : -len(_BLANK)].split(_BLANK + _FIELD)
+    if received.count(b"\n") != len(_BLANK) * len(events) or len(received) > limit_bytes:
+        return None
+    return events

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import logging
 import signal
 import socket
@@ -19,7 +20,6 @@ from typing import Self
 
 import uvicorn
 import uvloop
-from starlette.applications import Starlette
 
 from tightrope.app.cli.frame import Answer, Common, Refused, Unsafe
 from tightrope.app.compose import Runtime, compose, pairs_of
@@ -29,6 +29,7 @@ from tightrope.app.embedded import cache_dir, ensure_engine
 from tightrope.app.pepper import read_pepper
 from tightrope.app.workflows import load_workflows
 from tightrope.gateway.app import Settings, build_app
+from tightrope.gateway.exchange import Application
 from tightrope.gateway.keys import Authenticate, Keyring, without_keys
 from tightrope.gateway.offers import Offer, offers
 from tightrope.model.errors import InvalidConfig, StoreFailed
@@ -124,11 +125,15 @@ async def _serve(
             log_config=None,
             access_log=False,
             lifespan="off",
+            ws="none",
             timeout_graceful_shutdown=CLOSE_WITHIN_S,
         )
     )
     await runtime.start()
     _say_profiles(runtime, say)
+    # What is there now stays until the end: looking through it again and again would only hold up calls.
+    gc.collect()
+    gc.freeze()
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     beside = (
         asyncio.create_task(_reload_keys(runtime, keyring)),
@@ -145,7 +150,7 @@ async def _serve(
         task.cancel()
 
 
-def gateway(runtime: Runtime, authenticate: Authenticate) -> Starlette:
+def gateway(runtime: Runtime, authenticate: Authenticate) -> Application:
     """The HTTP application of a runtime."""
     server = runtime.config.server
     slo_by_workflow = {workflow.name: workflow.slo for workflow in runtime.workflows}

@@ -1,6 +1,7 @@
 """The HTTP application: its routes, who may use which, and the way of a request through the gateway.
 
-Owns the table of routes and roles. Everything a request passes is in `_Gate` and `_Calls`, from the top.
+Owns the table of routes and roles. Everything a request passes is in `_Routes`, `_Gate` and `_Calls`, from the top.
+A framework's layers would each be passed once more for every piece of every stream.
 """
 
 from __future__ import annotations
@@ -11,15 +12,19 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, assert_never
 
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
-
 from tightrope.gateway import wire
 from tightrope.gateway.errors import ApiError, of_error
-from tightrope.gateway.exchange import EVENTS, JSON, ClientGone, Exchange, Settings, error_headers, request_id
+from tightrope.gateway.exchange import (
+    EVENTS,
+    JSON,
+    Application,
+    ClientGone,
+    Exchange,
+    Receive,
+    Scope,
+    Send,
+    Settings,
+)
 from tightrope.gateway.hints import Hints, granted, hints
 from tightrope.gateway.keys import Authenticate, Principal
 from tightrope.gateway.offers import WORKFLOW, Catalogue, Offer, describe
@@ -87,7 +92,7 @@ def build_app(
     settings: Settings,
     metrics: Metrics,
     is_ready: Callable[[], bool],
-) -> Starlette:
+) -> Application:
     """The application for any ASGI server. It has the routes of ROUTES and no others; metrics only if set so."""
     calls = _Calls(client, catalogue, metrics)
     pages = _Pages(catalogue, metrics, is_ready)
@@ -109,21 +114,43 @@ def build_app(
             case _:
                 assert_never(rule.action)
 
-    app = Starlette(
-        routes=[
-            Route(rule.path, _Gate(rule, act(rule), authenticate, settings), methods=[rule.method])
+    return _Routes(
+        {
+            rule: _Gate(rule, act(rule), authenticate, settings)
             for rule in ROUTES
             if settings.has_metrics or rule.action != "metrics"
-        ],
-        exception_handlers={404: _elsewhere("route_not_found"), 405: _elsewhere("method_not_allowed")},
+        },
+        settings,
     )
-    app.router.redirect_slashes = False
-    return app
 
 
 _Act = Callable[[Exchange, Principal], Awaitable[None]]
 
 _NOBODY = Principal(TenantId(""), "tenant")
+
+
+class _Routes:
+    """Finds the route of a request. What may be got may be asked for with HEAD, too."""
+
+    def __init__(self, gates: Mapping[Rule, _Gate], settings: Settings) -> None:
+        self._settings = settings
+        self._gate_by_method: dict[str, dict[str, _Gate]] = {}
+        for rule, gate in gates.items():
+            methods = ("GET", "HEAD") if rule.method == "GET" else (rule.method,)
+            self._gate_by_method.setdefault(rule.path, {}).update(dict.fromkeys(methods, gate))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        gate_by_method = self._gate_by_method.get(scope["path"], {})
+        gate = gate_by_method.get(scope["method"])
+        if gate is not None:
+            await gate(scope, receive, send)
+            return
+        exchange = Exchange(scope, receive, send, self._settings)
+        if gate_by_method:
+            allowed = {"allow": ", ".join(sorted(gate_by_method))}
+            await exchange.fail(ApiError("method_not_allowed"), allowed)
+        else:
+            await exchange.fail(ApiError("route_not_found"))
 
 
 class _Gate:
@@ -166,16 +193,6 @@ async def _fail(exchange: Exchange, error: ApiError) -> None:
         # The head is out, so the only honest end is to break off; the server does that when we return.
         return
     await exchange.fail(error)
-
-
-def _elsewhere(code: str) -> Callable[[Request, Exception], Response]:
-    def respond(request: Request, exception: Exception) -> Response:
-        error = ApiError(code)
-        headers = {**(getattr(exception, "headers", None) or {}), **error_headers(error)}
-        headers["x-request-id"] = request_id(request.headers.raw)
-        return Response(wire.error_body(error), error.entry.status, headers, JSON)
-
-    return respond
 
 
 class _Pages:

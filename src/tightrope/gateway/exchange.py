@@ -10,14 +10,20 @@ import re
 import secrets
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
-
-from starlette.types import Message, Receive, Scope, Send
+from typing import Any
 
 from tightrope.gateway.errors import ApiError
 from tightrope.gateway.wire import error_body
 from tightrope.model.outcome import Usage
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+"""As ASGI 3 has them."""
 
 JSON = "application/json"
 EVENTS = "text/event-stream; charset=utf-8"
@@ -30,8 +36,7 @@ class Settings:
     """Limits of the gateway. Sizes in bytes, times in seconds.
 
     `keepalive_s` is the silence after which a stream sends headers and a comment, `stall_s` how long a reader
-    may take nothing, `body_silence_s` how long a sender may send nothing. `buffer_bytes` is what may wait for
-    a slow reader here, besides what the run itself holds back.
+    may take nothing, `body_silence_s` how long a sender may send nothing.
     """
 
     max_body_bytes: int = 8 * 2**20
@@ -39,7 +44,6 @@ class Settings:
     keepalive_s: float = 15.0
     stall_s: float = 30.0
     body_silence_s: float = 30.0
-    buffer_bytes: int = 64 * 2**10
     has_timing_header: bool = True
     has_metrics: bool = True
 

@@ -15,7 +15,6 @@ from tightrope.gateway.errors import ApiError, of_error
 from tightrope.gateway.exchange import EVENTS, ClientGone, Exchange
 from tightrope.gateway.wire import COMMENT, Frames
 from tightrope.model.errors import TightropeError
-from tightrope.model.outcome import Usage
 from tightrope.runtime.client import RunHandle
 
 log = logging.getLogger(__name__)
@@ -35,20 +34,17 @@ async def stream(
     `silence_s` is the longest pause the client bears (None: any); beyond it the run is cancelled. Raises
     ClientGone when the client has left or does not read; the caller then cancels the run.
     """
-    outbox = _Outbox(exchange.settings.buffer_bytes)
-    tasks = [
-        asyncio.ensure_future(_fill(outbox, handle, frames)),
-        asyncio.ensure_future(_watch(outbox, exchange)),
-    ]
     alarm = _Alarm()
+    watching = asyncio.ensure_future(exchange.gone())
+    watching.add_done_callback(lambda _: handle.nudge())
     try:
         async with asyncio.timeout(None) as limit:
-            await _Delivery(exchange, outbox, handle, frames, headers, alarm, limit).run(silence_s)
+            await _Delivery(exchange, handle, frames, headers, watching, alarm, limit).run(silence_s)
     except TimeoutError:
         raise ClientGone("the client does not read") from None
     finally:
         alarm.stop()
-        await _end(tasks)
+        await _end([watching])
 
 
 async def unless_gone(exchange: Exchange, wanted: Coroutine[Any, Any, T]) -> T:
@@ -66,13 +62,15 @@ async def unless_gone(exchange: Exchange, wanted: Coroutine[Any, Any, T]) -> T:
 
 @dataclass(frozen=True, slots=True)
 class _Delivery:
-    """The way of the frames from the box to the client. `limit` ends it when the client does not read."""
+    """The way of the pieces to the client. `watching` is done when the client has left, `limit` ends the delivery
+    when it does not read.
+    """
 
     exchange: Exchange
-    outbox: _Outbox
     handle: RunHandle
     frames: Frames
     headers: Headers
+    watching: asyncio.Future[None]
     alarm: _Alarm
     limit: asyncio.Timeout
 
@@ -82,27 +80,44 @@ class _Delivery:
         left_s = silence_s
         while True:
             wait_s = keepalive_s if left_s is None else min(keepalive_s, left_s)
-            data = await self._take(wait_s)
-            if data:
-                await self._send(data)
-            if self.outbox.is_ended and self.outbox.is_empty:
-                await self._close()
+            try:
+                data = await self._next(wait_s)
+            except TightropeError as error:
+                await self._break(of_error(error))
+                return
+            except ClientGone:
+                raise
+            except Exception:
+                log.exception("run %s: the stream broke", self.handle.run)
+                await self._break(ApiError("internal_error"))
+                return
+            if self.handle.is_over:
+                await self._send(data + self.frames.closing(self.handle.usage), is_last=True)
                 return
             if data:
+                await self._send(data)
                 left_s = silence_s
             elif left_s is None or (left_s := left_s - wait_s) > 0:
                 await self._send(COMMENT)
             else:
                 self.handle.cancel("the client's patience ended")
                 cause = f"no output for {silence_s:g} s, the client's own limit"
-                self.outbox.end(ApiError("deadline_exceeded", cause))
+                await self._break(ApiError("deadline_exceeded", cause))
+                return
 
-    async def _take(self, wait_s: float) -> bytes:
-        self.alarm.set(wait_s, self.outbox.wake)
-        try:
-            return await self.outbox.take()
-        finally:
-            self.alarm.clear()
+    async def _next(self, wait_s: float) -> bytes:
+        """The frames of what has come; b"" after `wait_s` without any, and at the end."""
+        self.alarm.set(wait_s, self.handle.nudge)
+        while True:
+            if self.watching.done():
+                raise ClientGone("the client has left")
+            data = b"".join(map(self.frames.of, await self.handle.some()))
+            if data or self.handle.is_over or self.alarm.has_rung:
+                break
+        self.alarm.clear()
+        if self.watching.done():
+            raise ClientGone("the client has left")
+        return data
 
     async def _send(self, data: bytes, *, is_last: bool = False) -> None:
         self.alarm.set(self.exchange.settings.stall_s, self._give_up)
@@ -111,33 +126,14 @@ class _Delivery:
         await self.exchange.send(data, is_last=is_last)
         self.alarm.clear()
 
-    async def _close(self) -> None:
-        error = self.outbox.error
-        if error is not None and not self.exchange.has_begun:
+    async def _break(self, error: ApiError) -> None:
+        if self.exchange.has_begun:
+            await self._send(self.frames.failed(error, self.handle.usage), is_last=True)
+        else:
             await self.exchange.fail(error, self.headers(False))
-            return
-        await self._send(b"" if error is None else self.frames.failed(error, self.outbox.usage), is_last=True)
 
     def _give_up(self) -> None:
         self.limit.reschedule(asyncio.get_running_loop().time())
-
-
-async def _fill(outbox: _Outbox, handle: RunHandle, frames: Frames) -> None:
-    try:
-        async for chunk in handle.pieces():
-            await outbox.put(frames.of(chunk))
-        await outbox.put(frames.closing(handle.usage))
-        outbox.end(None)
-    except TightropeError as error:
-        outbox.end(of_error(error), handle.usage)
-    except Exception:
-        log.exception("run %s: the stream broke", handle.run)
-        outbox.end(ApiError("internal_error"), handle.usage)
-
-
-async def _watch(outbox: _Outbox, exchange: Exchange) -> None:
-    await exchange.gone()
-    outbox.abandon()
 
 
 async def _end(tasks: Iterable[asyncio.Future[Any]]) -> None:
@@ -147,69 +143,11 @@ async def _end(tasks: Iterable[asyncio.Future[Any]]) -> None:
     await asyncio.gather(*ending, return_exceptions=True)
 
 
-class _Outbox:
-    """Frames on their way to the client, glued together while it is slower than the engine; bounded."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self.error: ApiError | None = None
-        self.usage = Usage()
-        self.is_ended = False
-        self._limit_bytes = limit_bytes
-        self._data = bytearray()
-        self._is_abandoned = False
-        self._news = asyncio.Event()
-        self._room = asyncio.Event()
-        self._room.set()
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether everything was taken."""
-        return not self._data
-
-    async def put(self, frame: bytes) -> None:
-        """Add a frame; waits while the box is full."""
-        if not frame:
-            return
-        await self._room.wait()
-        self._data += frame
-        if len(self._data) >= self._limit_bytes:
-            self._room.clear()
-        self._news.set()
-
-    def end(self, error: ApiError | None, usage: Usage | None = None) -> None:
-        """Nothing more will come. The first end counts."""
-        if not self.is_ended:
-            self.is_ended = True
-            self.error = error
-            self.usage = usage or Usage()
-        self._news.set()
-
-    def abandon(self) -> None:
-        """Nobody will take anything any more."""
-        self._is_abandoned = True
-        self._news.set()
-
-    def wake(self) -> None:
-        """Let a `take` that waits return without anything."""
-        self._news.set()
-
-    async def take(self) -> bytes:
-        """All that is there; waits for something, the end or `wake`. Raises ClientGone when abandoned."""
-        if not (self._data or self.is_ended or self._is_abandoned):
-            self._news.clear()
-            await self._news.wait()
-        if self._is_abandoned:
-            raise ClientGone("the client has left")
-        taken = bytes(self._data)
-        self._data.clear()
-        self._room.set()
-        return taken
-
-
 class _Alarm:
     """One timer for a whole stream, moved on only when it fires: a piece costs no timer of its own."""
 
     def __init__(self) -> None:
+        self.has_rung = False
         self._loop = asyncio.get_running_loop()
         self._at_s: float | None = None
         self._ring: Callable[[], None] = self.clear
@@ -217,6 +155,7 @@ class _Alarm:
 
     def set(self, in_s: float, ring: Callable[[], None]) -> None:
         """Ring once after so many seconds, instead of what was set before."""
+        self.has_rung = False
         self._at_s = self._loop.time() + in_s
         self._ring = ring
         if self._timer is None or self._timer.when() > self._at_s:
@@ -246,4 +185,5 @@ class _Alarm:
             self._move(self._at_s)
             return
         self._at_s = None
+        self.has_rung = True
         self._ring()

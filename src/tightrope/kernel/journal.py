@@ -65,12 +65,22 @@ def gap_line(gap: Gap) -> str:
 
 def event_line(event: Event, at_s: float) -> str:
     """What happened."""
-    return _dump({"t": at_s, "event": encode(event)})
+    return _dump(event_record(event, at_s))
 
 
 def command_line(command: Command, at_s: float) -> str:
     """What was asked for."""
-    return _dump({"t": at_s, "command": encode(command)})
+    return _dump(command_record(command, at_s))
+
+
+def event_record(event: Event, at_s: float) -> dict[str, object]:
+    """The same as plain JSON values, for a writer with an encoder of its own."""
+    return {"t": at_s, "event": encode(event)}
+
+
+def command_record(command: Command, at_s: float) -> dict[str, object]:
+    """The same as plain JSON values, for a writer with an encoder of its own."""
+    return {"t": at_s, "command": encode(command)}
 
 
 def read(lines: Iterable[str]) -> Iterator[Entry | Head | Gap]:

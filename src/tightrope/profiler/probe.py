@@ -7,11 +7,9 @@ Which requests are sent together is `measure.py` and `verify.py`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
-from typing import cast
 
 from tightrope.model.errors import EngineFailed, ProfilingFailed
 from tightrope.model.outcome import FailureKind, Usage
@@ -130,13 +128,14 @@ class Probe:
             await self._news.wait()
 
     async def _stream(self, call: Call, request: EngineRequest) -> None:
-        async with aclosing(cast("AsyncGenerator[Chunk, None]", self._engine.generate(request))) as chunks:
-            async for chunk in chunks:
-                if chunk.is_content:
-                    call.token_s.append(self._clock.now())
-                    self._news.set()
-                if chunk.usage is not None:
-                    call.usage = chunk.usage
+        def take(chunk: Chunk) -> None:
+            if chunk.is_content:
+                call.token_s.append(self._clock.now())
+                self._news.set()
+            if chunk.usage is not None:
+                call.usage = chunk.usage
+
+        await self._engine.generate(request, take)
 
     def _prompt(self, tokens: int) -> str:
         words = max(1, round(tokens / self._tokens_per_word))

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Awaitable, Callable
 
 from tightrope.model.errors import EngineFailed
 from tightrope.model.json import Json
 from tightrope.model.outcome import FailureKind, Usage
-from tightrope.ports import Chunk
+from tightrope.ports import Chunk, Engine, EngineRequest
 from tightrope.runtime.handle import RunHandle
 
 
@@ -26,54 +26,65 @@ class Answer:
         self._on_first_content = on_first_content
         self._held: list[Chunk] = []
         self._texts: list[str] = []
+        self._silence: _Silence | None = None
 
     @property
     def text(self) -> str:
         """All content so far."""
         return "".join(self._texts)
 
-    async def read(self, chunks: AsyncIterator[Chunk], idle_s: float) -> None:
-        """Take the stream to its end. Raises EngineFailed, STALLED after `idle_s` of silence between pieces.
+    async def read(self, engine: Engine, request: EngineRequest, idle_s: float) -> None:
+        """Make the call and take its answer. Raises EngineFailed, STALLED after `idle_s` of silence between pieces.
 
-        The silence before the first content is the kernel's to judge. Closing the stream, also by cancelling
-        this, cancels the request on the engine.
+        The silence before the first content is the kernel's to judge. Cancelling this cancels the request on the
+        engine.
         """
-        silence = _Silence(idle_s)
+        self._silence = silence = _Silence(idle_s)
         try:
-            async for chunk in chunks:
-                silence.pause()
-                await self._take(chunk)
-                silence.resume(is_counting=self.content_pieces > 0)
+            await engine.generate(request, self.take)
         except asyncio.CancelledError:
             silence.raise_if_it_was_you()
             raise
         finally:
             silence.stop()
-            close = getattr(chunks, "aclose", None)
-            if close is not None:
-                await close()
+
+    def take(self, chunk: Chunk) -> Awaitable[None] | None:
+        """One more piece. Gives what to wait for when the reader is behind."""
+        if chunk.usage is not None:
+            self.usage = chunk.usage
+        if chunk.text:
+            self._texts.append(chunk.text)
+        if chunk.is_content:
+            self.content_pieces += 1
+            if self.content_pieces == 1:
+                self._on_first_content()
+        reader = self._reader
+        if reader is not None:
+            self._held.append(chunk)
+            if reader.is_streamed and self.content_pieces:
+                self.hand_over()
+                if reader.is_full:
+                    return self._until_room(reader)
+        self._listen()
+        return None
 
     def hand_over(self) -> None:
         """Give the reader what was held back."""
         if self._reader is not None:
             for chunk in self._held:
                 self._reader.push(chunk)
-        self._held = []
+        self._held.clear()
 
-    async def _take(self, chunk: Chunk) -> None:
-        self.usage = chunk.usage or self.usage
-        if chunk.text:
-            self._texts.append(chunk.text)
-        self._held.append(chunk)
-        if chunk.is_content:
-            self.content_pieces += 1
-            if self.content_pieces == 1:
-                self._on_first_content()
-        if self._reader is None:
-            self._held = []
-        elif self._reader.is_streamed and self.content_pieces:
-            self.hand_over()
-            await self._reader.wait_for_room()
+    def _listen(self) -> None:
+        if self._silence is not None and self.content_pieces:
+            self._silence.begin()
+
+    async def _until_room(self, reader: RunHandle) -> None:
+        # What the reader does not take is no silence of the engine.
+        if self._silence is not None:
+            self._silence.pause()
+        await reader.wait_for_room()
+        self._listen()
 
 
 class _Silence:
@@ -90,13 +101,13 @@ class _Silence:
         self._has_struck = False
         self._timer = self._loop.call_later(limit_s, self._look)
 
-    def pause(self) -> None:
-        """Something came; what happens with it is nobody's silence."""
-        self._since_s = None
+    def begin(self) -> None:
+        """Something came; from now on it is silent."""
+        self._since_s = self._loop.time()
 
-    def resume(self, is_counting: bool) -> None:
-        """Wait for the next piece."""
-        self._since_s = self._loop.time() if is_counting else None
+    def pause(self) -> None:
+        """Nothing is expected for a while."""
+        self._since_s = None
 
     def stop(self) -> None:
         """The stream is over."""

@@ -359,7 +359,7 @@ class Driver:
         request = payload.request(command.step, command.item, serves, command.max_tokens, command.is_reask)
         reader = handle if payload.pipes(command.step) else None
         answer = Answer(reader, lambda: self.post(FirstToken(command.call)))
-        await answer.read(engine.generate(request), command.idle_s)
+        await answer.read(engine, request, command.idle_s)
         usage = answer.usage or Usage(command.prompt_tokens, answer.content_pieces)
         try:
             value, was_repaired = payload.parse(command.step, command.item, answer.text)

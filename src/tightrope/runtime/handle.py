@@ -6,8 +6,7 @@ Owns the buffer between engine and reader. What the pieces are and when they end
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tightrope.model.errors import TightropeError
@@ -40,16 +39,20 @@ class RunResult:
 
 
 class RunHandle:
-    """One submitted run. Pieces can be read once, by one reader; `result` reads them itself."""
+    """One submitted run. Pieces can be read once, by one reader; `result` reads them itself.
+
+    `finish` is the end of the run as soon as it has come; `is_over`: that, and everything has been read.
+    """
 
     def __init__(self, run: RunId, is_streamed: bool, cancel: Callable[[str], None]) -> None:
         self.run = run
         self.is_streamed = is_streamed
         self.finish: FinishRun | None = None
+        self.is_over = False
         self._cancel = cancel
-        self._pieces: deque[Chunk] = deque()
+        self._pieces: list[Chunk] = []
         self._bytes = 0
-        self._news = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None
         self._room = asyncio.Event()
         self._room.set()
         self._timing: dict[str, float] = {}
@@ -60,20 +63,32 @@ class RunHandle:
     async def pieces(self) -> AsyncIterator[Chunk]:
         """The output as it comes. Raises RunFailed at the end if the run did not succeed."""
         while True:
-            while self._pieces:
-                piece = self._pieces.popleft()
-                self._bytes -= len(piece.choices)
-                if self._bytes < BUFFER_BYTES:
-                    self._room.set()
+            for piece in await self.some():
                 yield piece
-            if self._error is not None:
-                raise self._error
-            if self.finish is not None:
-                break
-            self._news.clear()
-            await self._news.wait()
-        if self.finish.outcome is not Outcome.SUCCEEDED:
-            raise RunFailed(self.finish)
+            if self.is_over:
+                return
+
+    async def some(self) -> Sequence[Chunk]:
+        """What has come since the last time, all at once; waits for it, for the end or for `nudge`.
+
+        Raises RunFailed instead of saying that nothing more comes if the run did not succeed.
+        """
+        if not self._pieces and not self.has_ended:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        pieces, self._pieces = self._pieces, []
+        self._bytes = 0
+        self._room.set()
+        if self.has_ended and (self._failure() is None or not pieces):
+            self.is_over = True
+            if (failure := self._failure()) is not None:
+                raise failure
+        return pieces
+
+    def nudge(self) -> None:
+        """Let a `some` that waits return with nothing."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def result(self) -> RunResult:
         """The whole answer. Raises RunFailed if there is none."""
@@ -86,7 +101,7 @@ class RunHandle:
 
     def cancel(self, why: str) -> None:
         """End the run; everything it holds is given back. Does nothing once it has ended."""
-        if self.finish is None and self._error is None:
+        if not self.has_ended:
             self._cancel(why)
 
     def timing_s(self) -> Mapping[str, float]:
@@ -98,6 +113,11 @@ class RunHandle:
         """Tokens of all calls of the run; complete at its end."""
         return self.finish.usage if self.finish is not None else Usage()
 
+    def _failure(self) -> TightropeError | None:
+        if self._error is None and self.finish is not None and self.finish.outcome is not Outcome.SUCCEEDED:
+            return RunFailed(self.finish)
+        return self._error
+
     # --- for the driver ------------------------------------------------------------------------------
 
     def push(self, piece: Chunk) -> None:
@@ -106,11 +126,16 @@ class RunHandle:
         self._bytes += len(piece.choices)
         if self._bytes >= BUFFER_BYTES:
             self._room.clear()
-        self._news.set()
+        self.nudge()
 
     async def wait_for_room(self) -> None:
         """Return when the reader has kept up."""
         await self._room.wait()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the last piece has come."""
+        return self.finish is not None or self._error is not None
 
     @property
     def is_full(self) -> bool:
@@ -125,10 +150,10 @@ class RunHandle:
         """The run is over; nothing more will come."""
         self.finish = finish
         self._room.set()
-        self._news.set()
+        self.nudge()
 
     def fail(self, error: TightropeError) -> None:
         """The runtime itself broke; nothing more will come."""
         self._error = error
         self._room.set()
-        self._news.set()
+        self.nudge()

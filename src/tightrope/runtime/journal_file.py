@@ -7,11 +7,14 @@ count is written when the disk takes lines again.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from contextlib import suppress
 from pathlib import Path
 
-from tightrope.kernel.journal import Gap, Head, command_line, event_line, gap_line, head_line
+import msgspec
+
+from tightrope.kernel.journal import Gap, Head, command_record, event_record, gap_line, head_line
 from tightrope.model.messages import Command, Event
 
 SYNC_EVERY_S = 1.0
@@ -24,18 +27,18 @@ class JournalFile:
         self.path = path
         self.lost_lines = 0
         self._unwritten_head = head_line(head)
-        self._pending: list[str] = []
+        self._pending: list[bytes] = []
         self._gap: Gap | None = None
         self._synced_s = head.at_s
         self._file: int | None = None
 
     def event(self, event: Event, at_s: float) -> None:
         """Note what happened."""
-        self._pending.append(event_line(event, at_s))
+        self._pending.append(_line(event_record(event, at_s)))
 
     def command(self, command: Command, at_s: float) -> None:
         """Note what was asked for."""
-        self._pending.append(command_line(command, at_s))
+        self._pending.append(_line(command_record(command, at_s)))
 
     def flush(self, at_s: float) -> None:
         """Hand everything noted so far to the operating system; it survives the end of this process then."""
@@ -61,11 +64,11 @@ class JournalFile:
             _fsync(self._file)
         self._close()
 
-    def _write(self, lines: list[str]) -> None:
+    def _write(self, lines: list[bytes]) -> None:
         if self._file is None:
             self._file = _open(self.path)
-        gap = [gap_line(self._gap)] if self._gap is not None else []
-        data = "".join([self._unwritten_head, *gap, *lines]).encode()
+        gap = gap_line(self._gap) if self._gap is not None else ""
+        data = b"".join([self._unwritten_head.encode(), gap.encode(), *lines])
         start = os.lseek(self._file, 0, os.SEEK_END)
         while data:
             try:
@@ -90,6 +93,14 @@ class JournalFile:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def _line(record: dict[str, object]) -> bytes:
+    try:
+        return msgspec.json.encode(record) + b"\n"
+    except UnicodeEncodeError:
+        # Half of a surrogate pair can be in a message; only the escapes of the standard library can say it.
+        return json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
 
 def _open(path: Path) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from tightrope.flow.guards import Guard, compile_guard
@@ -170,20 +170,21 @@ class RunPayload:
         work = node.work
         if isinstance(work, CodeCall):
             raise InvalidInput(f"{step} is code and asks no model")
-        request = EngineRequest(
+        messages = self._messages(work, self._prepared[step, index])
+        if is_reask and messages is not None:
+            problem = self._problems.get((step, index), "it was not valid JSON")
+            messages = (*messages, Message("user", REASK.format(problem=problem)))
+        asked = self.sampling if step == self.workflow.output else Sampling()
+        return EngineRequest(
             model=serves,
             max_tokens=max_tokens,
-            messages=self._messages(work, self._prepared[step, index]),
+            messages=messages,
             prompt=self._request.prompt if work.prompt.kind is PromptKind.COMPLETION else None,
-            temperature=work.temperature,
-            stop=work.stop,
+            temperature=work.temperature if asked.temperature is None else asked.temperature,
+            stop=work.stop + asked.stop,
             schema=work.shape,
+            extra=asked.extra,
         )
-        if is_reask and request.messages is not None:
-            problem = self._problems.get((step, index), "it was not valid JSON")
-            asked = Message("user", REASK.format(problem=problem))
-            request = replace(request, messages=(*request.messages, asked))
-        return self._with_sampling(request) if step == self.workflow.output else request
 
     def parse(self, step: StepId, index: int, text: str) -> tuple[Json, bool]:
         """The value of an answer and whether it had to be repaired. Raises EngineFailed(BAD_OUTPUT)."""
@@ -200,15 +201,6 @@ class RunPayload:
             raise EngineFailed(
                 FailureKind.BAD_OUTPUT, f"the answer of {step} has the wrong form: {error}"
             ) from error
-
-    def _with_sampling(self, request: EngineRequest) -> EngineRequest:
-        asked = self.sampling
-        return replace(
-            request,
-            temperature=request.temperature if asked.temperature is None else asked.temperature,
-            stop=request.stop + asked.stop,
-            extra=asked.extra,
-        )
 
     # --- values --------------------------------------------------------------------------------------
 

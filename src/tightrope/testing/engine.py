@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from tightrope.model.errors import EngineFailed
 from tightrope.model.outcome import FailureKind, Usage
-from tightrope.ports import Chunk, EngineFacts, EngineRequest
+from tightrope.ports import Chunk, EngineFacts, EngineRequest, Take
 from tightrope.testing.answers import Answer, answer_to, count_tokens, cut
 
 
@@ -53,8 +54,16 @@ class ScriptedEngine:
             build="scripted", max_sequences=max_sequences, context_tokens=context_tokens
         )
 
-    async def generate(self, request: EngineRequest) -> AsyncGenerator[Chunk, None]:
-        """Stream the answer of the script: a bare role (chat only), the pieces, the end, the usage."""
+    async def generate(self, request: EngineRequest, take: Take) -> None:
+        """Give the pieces of `answer` to `take`, as fast as it lets."""
+        async with aclosing(self.answer(request)) as pieces:
+            async for chunk in pieces:
+                behind = take(chunk)
+                if behind is not None:
+                    await behind
+
+    async def answer(self, request: EngineRequest) -> AsyncGenerator[Chunk, None]:
+        """The answer of the script: a bare role (chat only), the pieces, the end, the usage."""
         self.requests.append(request)
         script = self.script(request) if callable(self.script) else self.script
         self.in_flight += 1
