@@ -234,25 +234,29 @@ def parity_part() -> list[str]:
 
 
 def field() -> list[str]:
-    """Every policy on every cluster at one load."""
+    """Every policy on every cluster, by load."""
     found = reports(SIMULATED / "field")
     if not found:
         return []
-    shares = sorted({share for one in found.values() for share in one.shares})
+    places = (found, reports(SIMULATED / "field-rates"))
+    three = reports(SIMULATED)
     parts = ["### The whole field"]
-    for share in shares:
-        names = [name for name, one in found.items() if share in one.shares]
-        policies_seen = list(dict.fromkeys(policy for name in names for policy in found[name].policies))
+    for name, whole in found.items():
+        measured = [place[name] for place in places if name in place]
+        shares = sorted({share for one in measured for share in one.shares})
+        measured += [three[name]] if name in three else []
         lines = [
-            f"| goodput at {share:.0%}, % | " + " | ".join(names) + " |",
-            "|---|" + "---:|" * len(names),
+            f"| `{name}`: goodput, % | " + " | ".join(f"{share:.0%}" for share in shares) + " |",
+            "|---|" + "---:|" * len(shares),
         ]
-        for policy in policies_seen:
-            points = [found[name].point(policy, share) for name in names]
-            cells = ["" if one is None else percent(one.goodput) for one in points]
+        for policy in whole.policies:
+            points = [
+                next((point for one in measured if (point := one.point(policy, share))), None)
+                for share in shares
+            ]
+            cells = ["" if point is None else percent(point.goodput) for point in points]
             lines.append(f"| {policy} | " + " | ".join(cells) + " |")
-        seeds = {len(found[name].seeds) for name in names}
-        parts += [f"{max(seeds)} seeds, 95 % intervals.", "\n".join(lines)]
+        parts += [f"{len(whole.seeds)} seeds, 95 % intervals.", "\n".join(lines)]
     return parts
 
 

@@ -17,7 +17,7 @@ from tightrope.app.cli import main
 from tightrope.app.config import parse_config
 from tightrope.app.contenders import peer_folder
 from tightrope.app.duel_bench import Duel, _planned
-from tightrope.app.duel_systems import PEER, Endpoint, tightrope_config
+from tightrope.app.duel_systems import Endpoint, tightrope_config
 from tightrope.app.programs import (
     ProgramFailed,
     Programs,
@@ -28,6 +28,7 @@ from tightrope.app.programs import (
     told_like_ctrl_c,
     used_seconds,
 )
+from tightrope.app.ray_serve import FOLDER
 from tightrope.app.scenario_bench import Options
 from tightrope.bench.duel import DuelCell
 from tightrope.bench.library import load_scenario
@@ -66,7 +67,7 @@ def test_a_duel_is_what_was_asked(tmp_path: Path) -> None:
 
 
 def test_the_peer_lies_where_it_is_looked_for() -> None:
-    assert (peer_folder(PEER) / "serve_duel.py").is_file()
+    assert (peer_folder(FOLDER) / "start.py").is_file()
 
 
 @pytest.mark.parametrize("words", [["duel"], ["mixed", "paper-two-node"]])

@@ -173,10 +173,14 @@ def peer(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     vars(handle)["DeploymentHandle"] = _Handle
     schema = ModuleType("ray.serve.schema")
     vars(schema)["ReplicaRank"] = object
-    for module in (ray, serve, handle, schema):
+    requests, responses = ModuleType("starlette.requests"), ModuleType("starlette.responses")
+    vars(requests)["Request"] = vars(responses)["JSONResponse"] = vars(responses)["StreamingResponse"] = (
+        object
+    )
+    for module in (ray, serve, handle, schema, requests, responses, ModuleType("starlette")):
         monkeypatch.setitem(sys.modules, module.__name__, module)
-    file = ROOT / "baselines" / "ray_serve" / "application.py"
-    spec = importlib.util.spec_from_file_location("ray_serve_application", file)
+    file = ROOT / "baselines" / "ray_serve" / "workflows.py"
+    spec = importlib.util.spec_from_file_location("ray_serve_workflows", file)
     assert spec is not None
     assert spec.loader is not None
     found = importlib.util.module_from_spec(spec)

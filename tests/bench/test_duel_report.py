@@ -224,7 +224,7 @@ def test_a_rate_without_all_seeds_is_left_out() -> None:
 
 
 def test_5_a_digest_is_of_everything_that_determines_a_round(tmp_path: Path) -> None:
-    (tmp_path / "application.py").write_text("one = 1\n")
+    (tmp_path / "workflows.py").write_text("one = 1\n")
     cell = DuelCell(MIXED, "ray-serve", 3.0, 100, 4.0, 8)
     same = replace(cell, scenario=replace(MIXED, about="in other words"))
     assert round_digest(same, tmp_path) == round_digest(cell, tmp_path)

@@ -31,6 +31,11 @@ models:
     engine: {{kind: command, command: {command}}}
     place: {{{fast}: {{min: {fasts}}}, {slow}: {{min: {slows}}}}}
 """
+FROM_ZERO = """
+    place: {{{fast}: {{min: 0, max: 1}}, {slow}: {{min: 0, max: 2}}}}
+provisioner: {{mode: act, every: 1s, idle_after: 5s, cooldown: 1s}}
+"""
+ELASTIC = CONFIG[: CONFIG.rindex("    place:")].rstrip() + FROM_ZERO
 
 
 def write_config(
@@ -40,6 +45,7 @@ def write_config(
     fasts: int = 1,
     slows: int = 1,
     arguments: Sequence[str] = (),
+    is_elastic: bool = False,
 ) -> None:
     """A configuration whose engines are scripted servers on Ray, found by a word on their command line."""
     command = [
@@ -54,7 +60,7 @@ def write_config(
         "{port}",
         *arguments,
     ]
-    text = CONFIG.format(
+    text = (ELASTIC if is_elastic else CONFIG).format(
         address=address,
         command=json.dumps(command),
         fast=FAST,

@@ -110,6 +110,23 @@ def test_a_replica_that_is_not_planned_any_more_drains_before_it_ends(
     assert engines(tmp_path) == {}
 
 
+def test_a_fleet_on_ray_comes_when_it_is_asked_and_goes_when_it_is_not(
+    start: Start, machines: Machines, tmp_path: Path
+) -> None:
+    write_config(tmp_path, machines.address, is_elastic=True, arguments=["--delay-ms", "20"])
+    served = start().until_listening()
+    statuses = []
+    for _ in range(2):
+        assert engines(tmp_path) == {}
+        with load(served) as answers:
+            until(lambda: len(answers) > 2 * CALLERS)
+        statuses += [answer.result() for answer in answers]
+        until(lambda: engines(tmp_path) == {})
+    assert set(statuses) == {200}
+    assert count(served, "ReplicaLost") == 0
+    assert count(served, "ReplicaReady") == count(served, "ReplicaStopped") >= 2
+
+
 def test_serving_goes_on_without_the_process_that_speaks_to_ray(
     start: Start, machines: Machines, tmp_path: Path
 ) -> None:

@@ -141,7 +141,8 @@ class _Connection(asyncio.Protocol):
 
     def leave(self) -> None:
         """Close at once, in the middle of an answer too: that tells the server that nobody reads any more."""
-        self.over.cancel()
+        if not self.over.cancel() and not self.over.cancelled():
+            self.over.exception()  # whoever was cancelled in the same moment does not ask for it
         if self._waiting is not None:
             self._waiting.cancel()
         if self._transport is not None:

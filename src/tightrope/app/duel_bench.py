@@ -19,9 +19,10 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from tightrope.app import ray_serve
 from tightrope.app.cli.frame import Answer, Common
 from tightrope.app.contenders import HOST, peer_folder
-from tightrope.app.duel_systems import PEER, Endpoint, ensure_ray, start_engines, start_system
+from tightrope.app.duel_systems import Endpoint, start_engines, start_system
 from tightrope.app.programs import (
     ProgramFailed,
     Programs,
@@ -106,7 +107,7 @@ def bench_duel(common: Common, options: Options) -> Answer:
     """Play what is missing, simulate the same, write the report. Interrupted, it goes on where it stopped."""
     duel = _planned(options)
     if any(SYSTEMS[name].kind == "ray-serve" for name in duel.systems):
-        ensure_ray(common.say)
+        ray_serve.ensure_ray(common.say)
     end_marked(duel.mark)  # what a killed duel has left
     store = Store(duel.folder, Round, ROUNDS_FILE)
     with told_like_ctrl_c(), resumable(common, "duel", options, duel.folder):
@@ -197,7 +198,7 @@ def _counting(common: Common, duel: Duel, store: Store[Round], cell: DuelCell) -
 
 
 def _kept(common: Common, duel: Duel, store: Store[Round], cell: DuelCell) -> Round:
-    name = round_digest(cell, peer_folder(PEER))
+    name = round_digest(cell, peer_folder(ray_serve.FOLDER))
     found = store.get(name)
     if found is None:
         found = _tried_twice(common, duel, cell, name)

@@ -1,28 +1,17 @@
 """The programs of a duel: emulated engines, Tightrope as `tightrope serve`, and Ray Serve in either of its modes.
 
-Owns their settings and how one knows that they are ready. Starting and ending processes is `programs.py`; the
-application for Ray Serve is a program of its own under `baselines/`, which this package never imports.
+Owns their settings and how one knows that they are ready. Starting and ending processes is `programs.py`, starting
+Ray Serve `ray_serve.py`.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from tightrope.adapters.emulated_truth import Setting
-from tightrope.app import contenders
-from tightrope.app.contenders import (
-    HOST,
-    READY_WITHIN_S,
-    ensure_environment,
-    peer_folder,
-    tightrope_command,
-)
-from tightrope.app.embedded import Say
+from tightrope.app import contenders, ray_serve
+from tightrope.app.contenders import HOST, READY_WITHIN_S, tightrope_command
 from tightrope.app.programs import Programs, answers, free_ports
 from tightrope.bench.cell import Cell, accelerators, cell_world
 from tightrope.bench.duel import SYSTEMS, DuelCell, System
@@ -36,13 +25,9 @@ from tightrope.model.workflow import Workflow
 from tightrope.sim.script import RunScript
 from tightrope.sim.world import World
 
-RAY = "2.60.0"
-PEER = "ray_serve"
-"""Its folder under `baselines/`."""
 MOST_RUNS = 1_000_000
 LONGEST_S = 36_000.0
 """Nothing is refused or given up by a system: what comes too late is missed anyway."""
-_RAY_READY_WITHIN_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,48 +155,17 @@ def _believed(cell: DuelCell) -> Iterator[Profile]:
 
 # --- Ray Serve -------------------------------------------------------------------------------------------
 
-RAY_VARIABLES = ("RAY_USAGE_STATS_ENABLED=0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV=0")
-
-
-def ensure_ray(say: Say) -> Path:
-    """The Python of an environment that has Ray, made when it is missing. Raises InstallationFailed, and NotFound
-    outside of a checkout."""
-    wanted = peer_folder(PEER) / "requirements.txt"
-    return ensure_environment(f"ray-serve-{RAY}", wanted, say, "about 470 MB, ") / "python"
-
 
 def _start_ray(programs: Programs, cell: DuelCell, system: System, endpoints: Sequence[Endpoint]) -> int:
     scenario = cell.scenario
-    port, metrics, stats = free_ports(3)
-    # The system's own folder for what is temporary: names of sockets must be short.
-    temp = Path(tempfile.mkdtemp(prefix="duel-"))
-    programs.stack.callback(shutil.rmtree, temp, ignore_errors=True)
     asked = {
-        "port": port,
+        "application": "workflows",
         "small": _model(scenario.small, endpoints),
         "large": _model(scenario.large, endpoints),
         "max_ongoing_requests": scenario.hardware.max_sequences,
-        "temp": str(temp),
     }
-    variables = [*RAY_VARIABLES, *(_haproxy(temp, metrics, stats) if system.is_haproxy else ())]
-    python = ensure_ray(lambda _: None)
-    command = [str(python), str(peer_folder(PEER) / "serve_duel.py"), json.dumps(asked)]
-    program = programs.start("ray-serve", command, variables=variables, ends_with_input=True)
-    program.until(lambda: program.has_said("ready"), _RAY_READY_WITHIN_S)
-    return port
+    return ray_serve.start(programs, asked, is_haproxy=system.is_haproxy)[1]
 
 
-def _model(name: ModelName, endpoints: Sequence[Endpoint]) -> Mapping[str, object]:
+def _model(name: ModelName, endpoints: Sequence[Endpoint]) -> Json:
     return {"name": name, "urls": [one.url for one in endpoints if one.model == name]}
-
-
-def _haproxy(temp: Path, metrics_port: int, stats_port: int) -> Iterator[str]:
-    """The mode that Ray's documents call high throughput; its files go where ours are."""
-    yield "RAY_SERVE_ENABLE_HA_PROXY=1"
-    yield "RAY_SERVE_THROUGHPUT_OPTIMIZED=1"
-    yield f"RAY_SERVE_HAPROXY_METRICS_PORT={metrics_port}"
-    yield f"RAY_SERVE_HAPROXY_STATS_PORT={stats_port}"
-    yield f"RAY_SERVE_HAPROXY_CONFIG_FILE_LOC={temp}/haproxy/haproxy.cfg"
-    yield f"RAY_SERVE_HAPROXY_SOCKET_PATH={temp}/haproxy/admin.sock"
-    yield f"RAY_SERVE_HAPROXY_SERVER_STATE_BASE={temp}/haproxy"
-    yield f"RAY_SERVE_HAPROXY_SERVER_STATE_FILE={temp}/haproxy/server-state"

@@ -20,16 +20,17 @@ import msgspec
 
 from tightrope.app.cli.frame import Common
 from tightrope.app.overhead_systems import (
-    PEERS,
     SYSTEMS,
+    TIGHTROPE,
     ensure_peer,
     set_speed,
     start_engines,
     start_system,
+    version,
 )
 from tightrope.app.programs import ProgramFailed, Programs, end_marked, told_like_ctrl_c, used_seconds
 from tightrope.bench.duel_figures import processor_times
-from tightrope.bench.overhead import Counted, Overhead, Round, overhead
+from tightrope.bench.overhead import DIRECT, Counted, Overhead, Round, overhead
 from tightrope.bench.overhead_load import Load, Seen, Setting
 from tightrope.model.errors import TightropeError
 
@@ -43,7 +44,9 @@ def bench_overhead(common: Common, setting: Setting | None = None) -> Overhead:
     setting = setting or Setting()
     absent: dict[str, str] = {}
     rounds: list[Round] = []
-    for name in PEERS:
+    for name in SYSTEMS:
+        if name in (DIRECT, TIGHTROPE):
+            continue
         try:
             ensure_peer(name, common.say)
         except TightropeError as error:
@@ -57,8 +60,7 @@ def bench_overhead(common: Common, setting: Setting | None = None) -> Overhead:
                 except TightropeError as error:
                     absent[name] = str(error)
                     common.say(f"  {error}")
-    versions = {name: PEERS[name].version if name in PEERS else "" for name in SYSTEMS}
-    return overhead(setting, rounds, versions, absent)
+    return overhead(setting, rounds, {name: version(name) for name in SYSTEMS}, absent)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tightrope.adapters.emulated_truth import Setting
-from tightrope.app import contenders
+from tightrope.app import contenders, ray_serve
 from tightrope.app.contenders import (
     HOST,
     READY_WITHIN_S,
@@ -119,9 +119,15 @@ PEERS: Mapping[str, Peer] = {
         ("LITELLM_MODE=PRODUCTION", "LITELLM_LOG=ERROR", "LITELLM_LOCAL_MODEL_COST_MAP=True"),
         ready_within_s=300.0,
     ),
-    # Ray Serve goes here: a Peer with its version, its folder and a function that makes its start line.
 }
-SYSTEMS = (DIRECT, TIGHTROPE, *PEERS)
+IS_HAPROXY = {"ray-serve": False, "ray-serve-haproxy": True}
+"""Ray Serve in both of its modes."""
+SYSTEMS = (DIRECT, TIGHTROPE, *PEERS, *IS_HAPROXY)
+
+
+def version(name: str) -> str:
+    """Of a peer; "" for what is no peer."""
+    return ray_serve.VERSION if name in IS_HAPROXY else PEERS[name].version if name in PEERS else ""
 
 
 def ensure_peer(name: str, say: Say) -> Path:
@@ -129,6 +135,8 @@ def ensure_peer(name: str, say: Say) -> Path:
 
     Raises NotFound outside of a checkout, InstallationFailed.
     """
+    if name in IS_HAPROXY:
+        return ray_serve.ensure_ray(say).parent
     peer = PEERS[name]
     return ensure_environment(f"{name}-{peer.version}", peer_folder(peer.folder) / "requirements.txt", say)
 
@@ -136,7 +144,7 @@ def ensure_peer(name: str, say: Say) -> Path:
 def main() -> int:
     """Install every peer that is missing; 1 when one cannot be had."""
     has_all = True
-    for name in PEERS:
+    for name in (*PEERS, *IS_HAPROXY):
         try:
             print(f"{name}  {ensure_peer(name, lambda text: print(text, file=sys.stderr))}")
         except TightropeError as error:
@@ -171,6 +179,12 @@ def start_system(programs: Programs, name: str, engines: Sequence[int], gap_ms: 
     """A system before these engines. Raises ProgramFailed, InstallationFailed, NotFound."""
     if name == DIRECT:
         return Started(tuple(engines))
+    if name in IS_HAPROXY:
+        urls: list[Json] = [f"http://{HOST}:{one}/v1" for one in engines]
+        asked: dict[str, Json] = {"application": "relay", "urls": urls, "max_ongoing_requests": AT_ONCE}
+        program, port = ray_serve.start(programs, asked, is_haproxy=IS_HAPROXY[name])
+        program.until(lambda: answers_calls(port), READY_WITHIN_S)
+        return Started((port,), program.process.pid)
     (port,) = free_ports(1)
     launch = Launch(programs.folder, port, tuple(f"http://{HOST}:{one}" for one in engines))
     if name == TIGHTROPE:

@@ -38,7 +38,8 @@ _LOAD = ("bench/duel_load.py", "bench/duel_client.py", "bench/duel_figures.py", 
 _ENGINE = ("adapters/engine_emulated.py", "adapters/emulated_answers.py", "adapters/emulated_calls.py",
            "adapters/emulated_clockwork.py", "adapters/emulated_http.py", "adapters/emulated_truth.py",
            "adapters/emulated_wire.py")  # fmt: skip
-_OURS = ("policy", "kernel", "flow", "runtime", "gateway", "adapters/engine_openai.py")
+_OURS = ("policy", "kernel", "flow", "runtime", "gateway", "adapters/engine_openai.py", "adapters/http_stream.py",
+         "adapters/sse.py")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
-"""Starts Ray and the application on this machine, says when it is ready, and ends both when its input ends.
+"""Starts Ray and one of the applications on this machine, says when it is ready, and ends both when its input ends.
 
-One argument: a JSON object with `port`, `temp`, the folder of Ray's files, and what `application` is asked. One line
-on standard output once requests are taken: `ready`. Standard input is held open by whoever wants it to go on, so that
-it also ends when that one dies; Ray takes signals for itself.
+One argument: a JSON object with `port`, `temp`, the folder of Ray's files, `application`, either `workflows` or
+`relay`, and what that one is asked. One line on standard output once requests are taken: `ready`. Standard input is
+held open by whoever wants it to go on, so that it also ends when that one dies; Ray takes signals for itself.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import json
 import sys
 
 import ray
-from application import application
+import relay
+import workflows
 from ray import serve
 
+APPLICATIONS = {"workflows": workflows.application, "relay": relay.application}
 ATTEMPTS = 3
 
 
@@ -23,7 +25,7 @@ def main() -> int:
     _start_ray(asked["temp"])
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": asked["port"]})
-        serve.run(application(asked), route_prefix="/")
+        serve.run(APPLICATIONS[asked["application"]](asked), route_prefix="/")
         print("ready", flush=True)
         sys.stdin.read()
     finally:
