@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tomllib
 from types import ModuleType
 
@@ -12,6 +14,12 @@ from tests.architecture.sources import PACKAGE, ROOT
 def test_public_names_are_sorted_and_each_exists() -> None:
     assert list(tightrope.__all__) == sorted(set(tightrope.__all__))
     assert [name for name in tightrope.__all__ if not hasattr(tightrope, name)] == []
+
+
+def test_the_package_alone_imports_nothing_of_ours() -> None:
+    code = "import sys, tightrope; print([name for name in sys.modules if name.startswith('tightrope.')])"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]"
 
 
 def test_nothing_is_public_by_accident() -> None:
