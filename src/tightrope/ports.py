@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from tightrope.model.fleet import ReplicaSpec
 from tightrope.model.ids import ReplicaId
@@ -49,9 +49,8 @@ class EngineRequest:
     extra: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """One piece of a streamed answer.
+class Chunk(NamedTuple):
+    """One piece of a streamed answer: made for every token, so a plain tuple.
 
     `text` is new content, "" for role, tool-call or usage pieces. `choices` is the engine's own JSON of the
     `choices` array, ready to be spliced into our frame (b"[]" for the usage piece). `is_content` is True when

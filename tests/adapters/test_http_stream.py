@@ -71,7 +71,7 @@ async def serving(script: Script) -> AsyncIterator[tuple[HttpStreams, bytes]]:
     streams = HttpStreams(origin)
     async with server:
         yield streams, head_of_post(origin, "/v1/x", {})
-        streams.close()
+        await streams.close()
 
 
 def sends(*parts: bytes, closes: bool = False) -> Script:
@@ -180,7 +180,7 @@ async def test_3_what_came_before_a_break_is_told_after_the_reader_has_caught_up
     async with asyncio.timeout(LIMIT_S), serving(sends(ANSWER, closes=True)) as (streams, head):
         call = asyncio.create_task(streams.post(head, b"{}", reader))
         await reader.has_data.wait()
-        streams.close()
+        await streams.close()
         await asyncio.sleep(0)
         assert not call.done()
         gate.set()
@@ -277,7 +277,7 @@ async def asked(server: Counting, times: int, *, stop_at: bytes | None = None) -
             for reader in readers:
                 await streams.post(head_of_post(origin, "/", {}), b"{}", reader)
         finally:
-            streams.close()
+            await streams.close()
     return readers
 
 

@@ -93,7 +93,7 @@ class OpenAIEngine:
 
     async def close(self) -> None:
         """Close every connection; requests under way end with EngineFailed(REPLICA_LOST)."""
-        self._streams.close()
+        await self._streams.close()
         if self._opened is not None:
             await self._opened.close()
             self._opened = None
@@ -313,20 +313,16 @@ class _Chunks:
 
     def read(self, event: bytes) -> Chunk:
         """The piece of an answer in an event. Raises EngineFailed for an error and for nonsense."""
-        return self._read_known(event) or self._read_new(event)
-
-    def _read_known(self, event: bytes) -> Chunk | None:
         before, after = self._before, self._after
-        if not before or not event.startswith(before) or not event.endswith(after):
-            return None
-        raw = event[len(before) : len(event) - len(after)]
-        if raw[:1] != b"[" or raw[-1:] != b"]":
-            return None
-        try:
-            # Were there anything but one list between them, this would fail.
-            return _piece(raw, _decode_choices(raw))
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            return None
+        if before and event.startswith(before) and event.endswith(after):
+            raw = event[len(before) : len(event) - len(after)]
+            if raw[:1] == b"[" and raw[-1:] == b"]":
+                try:
+                    # Were there anything but one list between them, this would fail.
+                    return _piece(raw, _decode_choices(raw))
+                except (msgspec.MsgspecError, UnicodeDecodeError):
+                    pass
+        return self._read_new(event)
 
     def _read_new(self, event: bytes) -> Chunk:
         try:

@@ -91,7 +91,7 @@ class HttpStreams:
 
     def __init__(self, origin: Origin) -> None:
         self._origin = origin
-        self._busy: set[_Exchange] = set()
+        self._open: set[_Connection] = set()
         self._idle: list[_Connection] = []
 
     async def post(self, head: bytes, body: bytes, reader: AnswerReader) -> None:
@@ -113,20 +113,19 @@ class HttpStreams:
                 return
         await self._play(_Exchange(await self._connect(), reader), request)
 
-    def close(self) -> None:
-        """Break off everything that is under way."""
-        for exchange in list(self._busy):
-            exchange.break_off(ConnectionAbortedError("the connection was closed here"))
-        while self._idle:
-            self._idle.pop().abort()
+    async def close(self) -> None:
+        """Break off everything that is under way, and give every connection back."""
+        for connection in list(self._open):
+            if connection.exchange is not None:
+                connection.exchange.break_off(ConnectionAbortedError("the connection was closed here"))
+            connection.abort()
+        await asyncio.sleep(0)  # a transport lets go of its socket in the next turn of the loop
 
     async def _play(self, exchange: _Exchange, request: bytes) -> None:
-        self._busy.add(exchange)
         try:
             exchange.connection.write(request)
             await exchange.over
         finally:
-            self._busy.discard(exchange)
             exchange.leave(self._park)
 
     async def _connect(self) -> _Connection:
@@ -134,7 +133,7 @@ class HttpStreams:
         try:
             async with asyncio.timeout(CONNECT_LIMIT_S):
                 _, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: _Connection(self._idle), origin.host, origin.port, ssl=origin.tls
+                    lambda: _Connection(self._open, self._idle), origin.host, origin.port, ssl=origin.tls
                 )
         except TimeoutError as error:
             raise TimeoutError(f"no connection within {CONNECT_LIMIT_S:g} s") from error
@@ -153,12 +152,14 @@ class HttpStreams:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection and the exchange that is on it, if there is one; else it may be in `idle`."""
+    """One connection and the exchange that is on it, if there is one. While it is open it is in `open_ones`, and in
+    `idle` while it waits for an exchange.
+    """
 
-    def __init__(self, idle: list[_Connection]) -> None:
+    def __init__(self, open_ones: set[_Connection], idle: list[_Connection]) -> None:
         self.exchange: _Exchange | None = None
         self.lost: OSError | None = None
-        self._idle = idle
+        self._open, self._idle = open_ones, idle
         self._loop = asyncio.get_running_loop()
         self._parked_s = 0.0
         self._transport: asyncio.Transport | None = None
@@ -199,6 +200,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A request can be sent."""
+        self._open.add(self)
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
@@ -210,12 +212,13 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The other side has closed, or the connection failed."""
+        self._open.discard(self)
         self.lost = (
             exc if isinstance(exc, OSError) else ConnectionResetError("it was closed by the other side")
         )
         if self.exchange is not None:
             self.exchange.lose(self.lost, is_orderly=exc is None)
-        elif self in self._idle:
+        if self in self._idle:
             self._idle.remove(self)
 
 

@@ -107,24 +107,26 @@ class _Delivery:
 
     async def _next(self, wait_s: float) -> bytes:
         """The frames of what has come; b"" after `wait_s` without any, and at the end."""
-        self.alarm.set(wait_s, self.handle.nudge)
-        while True:
-            if self.watching.done():
+        handle, alarm, is_gone = self.handle, self.alarm, self.watching.done
+        alarm.set(wait_s, handle.nudge)
+        data = b""
+        while not (data or handle.is_over or alarm.has_rung):
+            if is_gone():
                 raise ClientGone("the client has left")
-            data = b"".join(map(self.frames.of, await self.handle.some()))
-            if data or self.handle.is_over or self.alarm.has_rung:
-                break
-        self.alarm.clear()
-        if self.watching.done():
+            pieces = await handle.some()
+            data = b"".join([self.frames.of(piece) for piece in pieces])
+        alarm.clear()
+        if is_gone():
             raise ClientGone("the client has left")
         return data
 
     async def _send(self, data: bytes, *, is_last: bool = False) -> None:
-        self.alarm.set(self.exchange.settings.stall_s, self._give_up)
-        if not self.exchange.has_begun:
-            await self.exchange.begin(200, EVENTS, self.headers(data is not COMMENT))
-        await self.exchange.send(data, is_last=is_last)
-        self.alarm.clear()
+        exchange, alarm = self.exchange, self.alarm
+        alarm.set(exchange.settings.stall_s, self._give_up)
+        if not exchange.has_begun:
+            await exchange.begin(200, EVENTS, self.headers(data is not COMMENT))
+        await exchange.send(data, is_last=is_last)
+        alarm.clear()
 
     async def _break(self, error: ApiError) -> None:
         if self.exchange.has_begun:
