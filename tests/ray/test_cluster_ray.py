@@ -287,7 +287,7 @@ async def test_replicas_serve_on_while_the_connection_with_ray_is_made_anew(open
     assert await answers(cluster.url(SMALL))
     await cluster.stop(SMALL)
     assert await next_of(cluster.watch()) == ReplicaStopped(SMALL)
-    assert not engine.is_alive()
+    await gone(engine)
 
 
 async def test_the_engines_of_a_killed_runtime_are_adopted_or_ended(
