@@ -378,8 +378,25 @@ def headline(rows: list[dict[str, Any]]) -> None:
     before, rest = readme.read_text("utf-8").split(begin)
     after = rest.split(end)[1]
     duel = duel_from_json(json.loads((DATA / "duel-mixed" / "report.json").read_text("utf-8")), "duel-mixed")
-    table = HEADLINE.format(table=live_table(rows), runs=rows[0]["runs"], duel=duel_table(duel))
+    table = HEADLINE.format(
+        table=live_table(rows),
+        runs=rows[0]["runs"],
+        duel=duel_table(duel),
+        capacity=duel_capacity(duel),
+        command=duel_command(duel),
+    )
     readme.write_text(f"{before}{begin}\n{table}\n{end}{after}", encoding="utf-8")
+
+
+def duel_capacity(found: DuelReport) -> str:
+    """How much more load is borne, where that was measured, and by how many seeds."""
+    sentences = [
+        f"At {one.level:.0%} of promises kept `{one.system}` bears {one.value:.2f} times the load of `{one.peer}`"
+        for one in found.ratios
+        if one.system == OWN and not one.is_bound
+    ]
+    seeds = len(found.live.seeds)
+    return f"{'; '.join(sentences) or 'No capacity lies between two loads'} ({seeds} seed{'s' if seeds > 1 else ''})."
 
 
 def duel_table(found: DuelReport) -> str:
@@ -399,13 +416,16 @@ Two tenants' workflows on four real llama.cpp replicas, two fast and two slow, a
 {table}
 
 `tightrope bench live` prints it. And against a real Ray Serve 2.60 (HAProxy mode), live, before the same five emulated
-engines of three kinds of card, one seed; loads are shares of what the cards can do at all
+engines of three kinds of card; loads are shares of what the cards can do at all
 ([how, and what is fair about it](docs/duel.md)):
 
 {duel}
 
-`tightrope bench duel mixed --policies foresight,fmware-greedy,ray-serve-haproxy --rates 20%,80% --seeds 100
---duration 60s --time-scale 2` measures it. [docs/results.md](docs/results.md) says on which machine, and what else was
+{capacity} What measures it:
+
+{command}
+
+[docs/results.md](docs/results.md) says on which machine, and what else was
 measured."""
 
 PAGE = """# Results
