@@ -408,6 +408,19 @@ def test_silence_of_busy_replicas_stops_all_changes_and_is_said_once() -> None:
     assert notes(a_round(script)) == [("down", 2, 1, "unneeded")]
 
 
+def test_an_engine_that_is_as_slow_as_it_should_be_is_not_silent() -> None:
+    slow = a_profile("small", SLOW, speed=0.005)
+    script = Script(ONE, replicas="a", profiles=[slow], accelerators=(Accelerator(SLOW, 1.0, count=1),))
+    script.provision(a_provisioning(up_to(1, least=1)))
+    call = dispatched(script.submit(slo=PROMISED))
+    script.after(BLIND_AFTER_S / 2)
+    script.first_token(call)
+    script.after(BLIND_AFTER_S + 5)
+    assert notes(a_round(script)) == []
+    script.after(300.0)
+    assert notes(a_round(script)) == [("hold", 1, 1, "blind")]
+
+
 def test_it_is_said_again_after_it_was_over() -> None:
     script = a_script(replicas="a")
     script.provision(a_provisioning())

@@ -6,6 +6,7 @@ right one is `policy/provision.py` and the rules beside it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from statistics import median
 
@@ -17,6 +18,7 @@ from tightrope.model.ids import AcceleratorName, ModelName, ReplicaId
 from tightrope.model.messages import Command, NoteScaling, Wake, WakeAt, WakeKind
 from tightrope.model.profile import Profile
 from tightrope.model.provision import Bounds, Provisioning, ProvisionMode, ScaleAction
+from tightrope.policy.load import next_word_s
 from tightrope.policy.pace import at_pace
 from tightrope.policy.provision import Demanded, Group, Provisioner, Scaling, Situation, granted
 from tightrope.policy.provisioners import provisioner
@@ -127,7 +129,7 @@ def _demanded(
     ongoing = sum(len(replica.held) for replica in pool.replicas.values())
     if ongoing or pool.line:
         demand.busy_s = now_s
-    is_blind = ongoing > 0 and now_s - demand.heard_s > BLIND_AFTER_S
+    is_blind = ongoing > 0 and now_s - max(demand.heard_s, _due_s(pool, now_s)) > BLIND_AFTER_S
     groups = tuple(_group(state, known, pool, one) for one in bounds)
     is_awaited = (
         now_s < demand.awaited_until_s
@@ -150,6 +152,12 @@ def _demanded(
         lowered_s=demand.lowered_s,
         is_blind=is_blind,
     )
+
+
+def _due_s(pool: Pool, now_s: float) -> float:
+    """When something should have been heard at last: a slow engine that does what it should is not silent."""
+    due_s = min((next_word_s(view.plain or view, now_s) for view in pool.roster), default=math.inf)
+    return due_s if math.isfinite(due_s) else -math.inf
 
 
 def _group(state: State, known: Provisioned, pool: Pool, bounds: Bounds) -> Group:

@@ -8,6 +8,7 @@ a decision and therefore not frozen dataclasses, which cost three times as much 
 from __future__ import annotations
 
 import heapq
+import math
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -125,6 +126,15 @@ def next_overdue(view: ReplicaView, now_s: float) -> tuple[float, CallId] | None
     spans = zip(now.gauge.prefilling, _spans_s(now.gauge, now.step_ms), strict=True)
     moments = ((_overdue_s(call, done_s), call.call) for call, (_, done_s) in spans)
     return min((moment for moment in moments if moment[0] > now_s), default=None)
+
+
+def next_word_s(view: ReplicaView, now_s: float) -> float:
+    """When something should be heard of what it holds: a first token, with what that may be late, or an end. May have
+    passed; infinite if it holds nothing."""
+    now = standing(view, now_s)
+    spans = zip(now.gauge.prefilling, _spans_s(now.gauge, now.step_ms), strict=True)
+    firsts = (_overdue_s(call, done_s) for call, (_, done_s) in spans)
+    return min((*firsts, *now.gauge.ends.at_s[:1]), default=math.inf)
 
 
 def _overdue_s(call: HeldCall, done_s: float) -> float:
