@@ -317,6 +317,29 @@ async def test_5_a_request_that_was_answered_in_part_is_not_sent_again() -> None
     assert isinstance(readers[1].ends[0], OSError)
 
 
+async def test_5_a_server_that_closes_at_once_is_lost_and_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+
+    listening = await asyncio.start_server(close, "127.0.0.1", 0)
+    origin = Origin.of(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}")
+    streams = HttpStreams(origin)
+    connect = streams._connect
+
+    async def connect_and_dawdle() -> object:
+        connection = await connect()
+        while connection.lost is None:  # noqa: ASYNC110 - whoever is late finds it closed
+            await asyncio.sleep(0)
+        return connection
+
+    monkeypatch.setattr(streams, "_connect", connect_and_dawdle)
+    async with asyncio.timeout(LIMIT_S), listening:
+        with pytest.raises(OSError, match=r"closed|reset"):
+            await streams.post(head_of_post(origin, "/", {}), b"{}", Reader())
+
+
 def test_an_address_names_its_place() -> None:
     origin = Origin.of("https://user@models.example:8443/api/v1")
     assert (origin.host, origin.port, origin.name) == ("models.example", 8443, "models.example:8443")

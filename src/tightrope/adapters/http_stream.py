@@ -123,6 +123,8 @@ class HttpStreams:
 
     async def _play(self, exchange: _Exchange, request: bytes) -> None:
         try:
+            if exchange.connection.lost is not None:  # in the moment in which it was made
+                raise exchange.connection.lost
             exchange.connection.write(request)
             await exchange.over
         finally:
@@ -141,14 +143,16 @@ class HttpStreams:
 
     def _take_idle(self) -> _Connection | None:
         """The one that was used last, if that was just now."""
-        if self._idle and not self._idle[-1].is_stale:
-            return self._idle.pop()
-        return None
+        self._drop_stale()
+        return self._idle.pop() if self._idle else None
 
     def _park(self, connection: _Connection) -> None:
+        self._drop_stale()
+        connection.park()
+
+    def _drop_stale(self) -> None:
         while self._idle and self._idle[0].is_stale:
             self._idle.pop(0).abort()
-        connection.park()
 
 
 class _Connection(asyncio.Protocol):
@@ -235,7 +239,7 @@ class _Exchange:
         self._reader = reader
         self._parser = httptools.HttpResponseParser(self)
         self._waiting: asyncio.Future[None] | None = None
-        self._lost: OSError | None = connection.lost
+        self._lost: OSError | None = None
         self._park: Callable[[_Connection], None] | None = None
         self._media = ""
         self._parts: list[bytes] = []
