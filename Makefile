@@ -62,6 +62,7 @@ CLUSTERS = mixed paper-two-node uniform mild strong
 WRONG = wrong-fast-card-flattered wrong-fast-card-slighted wrong-all-flattered wrong-all-slighted
 LATE = late-100ms late-500ms late-2s
 THREE = --policies foresight,power-of-two,shortest-queue
+TEN = --policies fmware-greedy,fmware-target,random,round-robin,least-tokens,prefix-aware,hexgen-flow,slo-headroom-least,slo-headroom-most,just-enough
 SIM = bench-results
 KEPT = docs/results/simulated
 simulated: setup ## simulate everything in docs/results.md anew (hours; goes on where it was interrupted) and write it
@@ -73,10 +74,14 @@ simulated: setup ## simulate everything in docs/results.md anew (hours; goes on 
 	for name in $(WRONG); do $(BIN)/tightrope bench $$name --policies foresight,power-of-two --rates 80% || exit 1; done
 	for name in $(LATE); do $(BIN)/tightrope bench $$name $(THREE) --rates 60%,70%,80% --seeds 100-104 || exit 1; done
 	for name in $(CLUSTERS); do $(BIN)/tightrope bench $$name --rates 90% --out $(SIM)/field/$$name || exit 1; done
+	$(BIN)/tightrope bench mixed $(TEN) --rates 20%,70%,125% --out $(SIM)/field-rates/mixed
+	$(BIN)/tightrope bench paper-two-node $(TEN) --rates 20%,70%,100% --out $(SIM)/field-rates/paper-two-node
+	for name in mild strong; do $(BIN)/tightrope bench $$name $(TEN) --rates 40%,120% --out $(SIM)/field-rates/$$name || exit 1; done
+	$(BIN)/tightrope bench uniform $(TEN) --rates 60%,120% --out $(SIM)/field-rates/uniform
 	$(BIN)/tightrope bench ablation --seeds 100-101
 	$(BIN)/tightrope bench limit --rates 90% --seeds 100-101 --steps 30 --out $(SIM)/limit
 	$(BIN)/tightrope bench paper
-	for name in $(CLUSTERS) $(WRONG) $(LATE) $(CLUSTERS:%=field/%) ablation/mixed ablation/uniform limit; do \
+	for name in $(CLUSTERS) $(WRONG) $(LATE) $(CLUSTERS:%=field/%) $(CLUSTERS:%=field-rates/%) ablation/mixed ablation/uniform limit; do \
 	mkdir -p $(KEPT)/$$name && cp $(SIM)/$$name/report.* $(KEPT)/$$name/ || exit 1; \
 	for plot in $(SIM)/$$name/*.svg; do [ ! -f $$plot ] || cp $$plot $(KEPT)/$$name/; done; done
 	cp $(SIM)/paper/report.json $(KEPT)/paper.json
