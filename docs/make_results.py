@@ -400,12 +400,16 @@ def duel_capacity(found: DuelReport) -> str:
 
 
 def duel_table(found: DuelReport) -> str:
-    """Promises kept live at each load, beside what came of it for the time to the first token."""
-    lines = ["| load | system | promises kept | mean TTFT | p95 TTFT |", "|---|---|---:|---:|---:|"]
-    for one in sorted(found.live.points, key=lambda one: one.share):
-        times = [f"{time.value:.2f} s" if time else "-" for time in (one.ttft_mean_s, one.ttft_p95_s)]
-        cells = (f"{one.share:.0%}", one.policy, f"{100 * one.goodput.value:.1f}%", *times)
-        lines.append(f"| {' | '.join(cells)} |")
+    """Promises kept live by each system at each load."""
+    live, shares = found.live, found.live.shares
+    lines = [
+        "| promises kept, at this load | " + " | ".join(f"{share:.0%}" for share in shares) + " |",
+        "|---|" + "---:|" * len(shares),
+    ]
+    for policy in live.policies:
+        points = [live.point(policy, share) for share in shares]
+        cells = ["" if point is None else f"{100 * point.goodput.value:.1f}%" for point in points]
+        lines.append(f"| {policy} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
