@@ -93,7 +93,7 @@ class OpenAIEngine:
 
     async def close(self) -> None:
         """Close every connection; requests under way end with EngineFailed(REPLICA_LOST)."""
-        await self._streams.close()
+        self._streams.close()
         if self._opened is not None:
             await self._opened.close()
             self._opened = None
