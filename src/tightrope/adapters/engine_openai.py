@@ -108,12 +108,8 @@ class OpenAIEngine:
                 "Content-Type": "application/json",
                 "Accept": "text/event-stream",
             }
-            path = self._url.partition("://")[2].partition("/")
-            base = f"/{path[2]}" if path[2] else ""
-            chat, completion = (
-                head_of_post(origin, f"{base}{name}", headers)
-                for name in ("/chat/completions", "/completions")
-            )
+            chat = head_of_post(origin, f"{origin.path}/chat/completions", headers)
+            completion = head_of_post(origin, f"{origin.path}/completions", headers)
         except ValueError as error:
             raise InvalidInput(f"the engine at {self._url} cannot be called: {error}") from error
         return HttpStreams(origin), chat, completion
@@ -238,7 +234,7 @@ class _Answer:
         self._media = ""
         self._is_stream = False
         self._is_finished = False
-        self._has_events = False
+        self._has_body = self._has_events = False
         self._refusal = bytearray()
 
     def head(self, status: int, media: str) -> None:
@@ -248,6 +244,7 @@ class _Answer:
 
     def body(self, data: bytes) -> Awaitable[None] | None:
         """Give every piece that is whole to the reader, until it is behind."""
+        self._has_body = True
         if not self._is_stream:
             self._refusal += data
             self.is_over = len(self._refusal) >= _ERROR_BODY_BYTES
@@ -278,7 +275,7 @@ class _Answer:
             return
         if broken is not None:
             raise broken
-        if not self._has_events and rest is None and self._events.has_fed:
+        if not self._has_events and rest is None and self._has_body:
             raise _nonsense("the engine answered with something that is no event stream")
         raise EngineFailed(FailureKind.REPLICA_LOST, "the engine's answer broke off before its end")
 
@@ -286,7 +283,7 @@ class _Answer:
         if self.is_over:
             return None
         self._has_events = True
-        if event == b"[DONE]" or event.strip() == b"[DONE]":
+        if event.strip() == b"[DONE]":
             self.is_over = True
             return None
         chunk = self._chunks.read(event)
@@ -351,13 +348,14 @@ _CHOICES = b'"choices"'
 
 
 def _piece(raw: bytes, choices: Sequence[_Choice], usage: Usage | None = None) -> Chunk:
-    text, finish_reason, is_content = "", None, False
+    first, is_content = None, False
     for choice in choices:
         is_content = is_content or _is_content(choice)
-        if choice.index == 0:
-            text = text or _text(choice)
-            finish_reason = finish_reason or choice.finish_reason
-    return Chunk(text, raw, is_content, finish_reason, usage)
+        if first is None and choice.index == 0:
+            first = choice
+    if first is None:
+        return Chunk("", raw, is_content, None, usage)
+    return Chunk(_text(first), raw, is_content, first.finish_reason, usage)
 
 
 def _text(choice: _Choice) -> str:

@@ -46,16 +46,17 @@ class AnswerReader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a server listens: what to connect to, and what stands in the Host header."""
+    """Where a server listens: what to connect to, what stands in the Host header, and what its paths begin with."""
 
     host: str
     port: int
     name: str
+    path: str
     tls: ssl.SSLContext | None
 
     @classmethod
     def of(cls, url: str) -> Origin:
-        """Of an `http://` or `https://` address; its path is left out. Raises ValueError for anything else."""
+        """Of an `http://` or `https://` address. Raises ValueError for anything else."""
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"{url!r} is no http:// or https:// address")
@@ -64,6 +65,7 @@ class Origin:
             host=parts.hostname,
             port=parts.port or (443 if is_tls else 80),
             name=parts.netloc.rpartition("@")[2],
+            path=parts.path,
             tls=ssl.create_default_context() if is_tls else None,
         )
 

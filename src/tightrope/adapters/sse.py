@@ -19,7 +19,7 @@ class EventTooLong(ValueError):
 class EventReader:
     """Cuts a byte stream into the data of its events. Bytes stay bytes, so split characters do no harm.
 
-    Holds at most `limit_bytes` of an unfinished event. `has_fed`: anything has come at all.
+    Holds at most `limit_bytes` of an unfinished event.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -28,11 +28,9 @@ class EventReader:
         self._data: list[bytes] = []
         self._held_bytes = 0
         self._ended_in_cr = False
-        self.has_fed = False
 
     def feed(self, received: bytes) -> list[bytes]:
         """The data of every event that `received` completes, in order. Raises EventTooLong."""
-        self.has_fed = self.has_fed or bool(received)
         if not (self._held_bytes or self._line or self._data):
             events = _plain_events(received, self._limit_bytes)
             if events is not None:

@@ -110,15 +110,12 @@ class _Delivery:
         handle, alarm, is_gone = self.handle, self.alarm, self.watching.done
         alarm.set(wait_s, handle.nudge)
         data = b""
-        while not (data or handle.is_over or alarm.has_rung):
-            if is_gone():
-                raise ClientGone("the client has left")
-            pieces = await handle.some()
-            data = b"".join([self.frames.of(piece) for piece in pieces])
-        alarm.clear()
-        if is_gone():
-            raise ClientGone("the client has left")
-        return data
+        while not is_gone():
+            if data or handle.is_over or alarm.has_rung:
+                alarm.clear()
+                return data
+            data = b"".join([self.frames.of(piece) for piece in await handle.some()])
+        raise ClientGone("the client has left")
 
     async def _send(self, data: bytes, *, is_last: bool = False) -> None:
         exchange, alarm = self.exchange, self.alarm

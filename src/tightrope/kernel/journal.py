@@ -55,22 +55,22 @@ class Entry:
 
 def head_line(head: Head) -> str:
     """The first line of a session. A file may hold several, one after each start."""
-    return _dump({"schema": SCHEMA, "head": encode(head)})
+    return line_of({"schema": SCHEMA, "head": encode(head)})
 
 
 def gap_line(gap: Gap) -> str:
     """A declared gap."""
-    return _dump({"gap": encode(gap)})
+    return line_of({"gap": encode(gap)})
 
 
 def event_line(event: Event, at_s: float) -> str:
     """What happened."""
-    return _dump(event_record(event, at_s))
+    return line_of(event_record(event, at_s))
 
 
 def command_line(command: Command, at_s: float) -> str:
     """What was asked for."""
-    return _dump(command_record(command, at_s))
+    return line_of(command_record(command, at_s))
 
 
 def event_record(event: Event, at_s: float) -> dict[str, object]:
@@ -150,7 +150,8 @@ def _head(record: dict[str, object]) -> Head:
     return decode(Head, record["head"])
 
 
-def _dump(record: object) -> str:
+def line_of(record: object) -> str:
+    """A record of plain JSON values as a line."""
     return json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n"
 
 

@@ -122,19 +122,21 @@ def next_overdue(view: ReplicaView, now_s: float) -> tuple[float, CallId] | None
     """When the next first token there is overdue, and of which call; None if none can become so."""
     if not gauge(view).prefilling:
         return None
-    now = standing(view, now_s)
-    spans = zip(now.gauge.prefilling, _spans_s(now.gauge, now.step_ms), strict=True)
-    moments = ((_overdue_s(call, done_s), call.call) for call, (_, done_s) in spans)
-    return min((moment for moment in moments if moment[0] > now_s), default=None)
+    return min((moment for moment in _overdue(standing(view, now_s)) if moment[0] > now_s), default=None)
 
 
 def next_word_s(view: ReplicaView, now_s: float) -> float:
     """When something should be heard of what it holds: a first token, with what that may be late, or an end. May have
     passed; infinite if it holds nothing."""
     now = standing(view, now_s)
-    spans = zip(now.gauge.prefilling, _spans_s(now.gauge, now.step_ms), strict=True)
-    firsts = (_overdue_s(call, done_s) for call, (_, done_s) in spans)
+    firsts = (moment_s for moment_s, _ in _overdue(now))
     return min((*firsts, *now.gauge.ends.at_s[:1]), default=math.inf)
+
+
+def _overdue(now: Standing) -> Iterator[tuple[float, CallId]]:
+    """When the first token of each call in prefill is overdue."""
+    spans = zip(now.gauge.prefilling, _spans_s(now.gauge, now.step_ms), strict=True)
+    return ((_overdue_s(call, done_s), call.call) for call, (_, done_s) in spans)
 
 
 def _overdue_s(call: HeldCall, done_s: float) -> float:

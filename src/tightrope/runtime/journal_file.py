@@ -7,14 +7,13 @@ count is written when the disk takes lines again.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
-from tightrope.kernel.journal import Gap, Head, command_record, event_record, gap_line, head_line
+from tightrope.kernel.journal import Gap, Head, command_record, event_record, gap_line, head_line, line_of
 from tightrope.model.messages import Command, Event
 
 SYNC_EVERY_S = 1.0
@@ -100,7 +99,7 @@ def _line(record: dict[str, object]) -> bytes:
         return msgspec.json.encode(record) + b"\n"
     except UnicodeEncodeError:
         # Half of a surrogate pair can be in a message; only the escapes of the standard library can say it.
-        return json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        return line_of(record).encode()
 
 
 def _open(path: Path) -> int:
