@@ -6,10 +6,12 @@ Laws of the cheapest fleet
 3. Where as large a part of it can be borne, more demand never costs less; fractions of replicas, never more.
 4. Other units of money change no plan, and other units of time neither.
 5. What does not come up is not counted on; what is there already is preferred to what must be started.
-6. A need leaves `headroom` free, and what no card can do in time is borne by all the time that there is.
+6. A need leaves `headroom` free, and what no card that can be had does in time, or is so rare that it may be late, is
+   borne by all the time that there is.
 7. A large search looks at some fleets only: what it finds is possible, bears as much as any fleet could, and is no
    dearer than the best fleet on one kind of card.
 8. The linear program finds the largest rate: that of scipy, and of the cases that can be said in a line.
+9. The price of a need rises with it, is highest where it cannot be borne, and lower for replicas that are there.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from tests.policy.builders import H100, L40S, numbers
 from tightrope.model.ids import AcceleratorName, ModelName
 from tightrope.model.provision import Bounds
 from tightrope.policy.bearing import Kind, at_most_per_s, bearable_per_s
-from tightrope.policy.fleet_plan import KEEP_S, SHARES, FleetPlanned, Need, cheapest, need
+from tightrope.policy.fleet_plan import KEEP_S, SHARES, FleetPlanned, Need, cheapest, need, price
 from tightrope.policy.provision import Group
 from tightrope.policy.simplex import largest_rate
 
@@ -262,7 +264,7 @@ UNLIKE = (
 )
 
 
-@given(numbers(0, 0.5), numbers(0.5, 0.99))
+@given(numbers(0, 0.5), numbers(0.6, 0.99))
 def test_6_headroom_is_left_free(headroom: float, attain: float) -> None:
     found = need(MODELS[0], UNLIKE, (CHAT, WORK), 3.0, attain, headroom)
     assert found.shares == (0.75, 0.25)
@@ -280,6 +282,44 @@ def test_6_what_is_late_anyway_is_borne_by_all_the_time_there_is() -> None:
     one_can = replace(CHAT, budget_s=0.06)
     assert bearable_per_s(L40S, one_can, 0.5) == 0 < bearable_per_s(H100, one_can, 0.5)
     assert need(MODELS[0], UNLIKE, (one_can,), 3.0, 0.5, 0.0).bears[0][1] == 0
+
+
+@given(numbers(0.5, 0.99), numbers(0.01, 0.3))
+def test_6_what_is_rare_needs_no_card_of_its_own(attain: float, share: float) -> None:
+    fussy = replace(CHAT, share=share, budget_s=0.06)
+    found = need(MODELS[0], UNLIKE, (fussy, replace(CHAT, share=1 - share)), 3.0, attain, 0.0)
+    assert (found.bears[0][1] > 0) == (share <= 0.5 * (1 - attain))
+    assert found.bears[1][1] == pytest.approx(bearable_per_s(L40S, CHAT, attain), rel=1e-2)
+
+
+def test_6_cards_that_cannot_be_had_make_no_budget_possible() -> None:
+    one_can = replace(CHAT, budget_s=0.06)
+    gone = replace(UNLIKE[0], bounds=replace(UNLIKE[0].bounds, most=0))
+    found = need(MODELS[0], (gone, UNLIKE[1]), (one_can,), 3.0, 0.9, 0.0)
+    assert found.bears[0][1] == pytest.approx(at_most_per_s(L40S, one_can), rel=1e-2)
+
+
+# --- the price of one need -------------------------------------------------------------------------------
+
+
+@given(needs(MODELS[0]), numbers(1.1, 4))
+def test_9_the_price_rises_with_the_need(one: Need, factor: float) -> None:
+    cards = dict.fromkeys(CARDS, 9)
+    low, high = price(one, cards), price(replace(one, per_s=factor * one.per_s), cards)
+    assert low <= high + 1e-9
+
+
+def test_9_what_cannot_be_borne_is_the_dearest() -> None:
+    cards = dict.fromkeys(CARDS, 9)
+    possible = Need(MODELS[0], UNLIKE, (1.0,), ((1.0, 0.5),), 5.9)
+    assert price(possible, cards) < price(replace(possible, bears=((0.0, 0.0),)), cards)
+
+
+def test_9_who_is_there_is_cheaper_than_who_must_come() -> None:
+    cards = dict.fromkeys(CARDS, 9)
+    new = Need(MODELS[0], UNLIKE, (1.0,), ((3.0, 1.0),), 2.5)
+    there = replace(new, groups=(UNLIKE[0], replace(UNLIKE[1], ready=3)))
+    assert price(there, cards) < price(new, cards)
 
 
 # --- large fleets ------------------------------------------------------------------------------------------

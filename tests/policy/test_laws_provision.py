@@ -16,18 +16,21 @@ Laws of least-cost
    has let go it does not order again. Where calls come by chance, at a constant rate, it changes its direction twice in
    ten minutes at most, all but always.
 9. That fleet bears the demand, and more demand never costs less.
-10. Without demand for long there are the fewest replicas that are allowed, one after the other.
+10. Without demand for long there are the fewest replicas that are allowed; at most half of them go at once.
 11. What the floors of the tenants need is always there.
 12. Of a model that nobody hears of nothing is changed, and that is said; the others go on.
 13. It asks for nothing else when asked again, and forgets nothing of other models.
 
+14. Cards on which replicas failed are left alone for a while if there are others, and calls that are late because
+   replicas are only on their way make it no more careful afterwards.
+
 Laws of the rules of others
-14. ray-serve: at once from none to one, else up after 30 s and down after 600 s of wanting it without a break.
-15. queue-length: up at once by the length of the line, down to the highest wish of the last five minutes.
-16. forecast-throughput: what is forecast over what a replica does of such calls, once a minute.
-17. Replicas are laid out over the cards by price for work: the cheapest come first, the dearest go first. static does
+15. ray-serve: at once from none to one, else up after 30 s and down after 600 s of wanting it without a break.
+16. queue-length: up at once by the length of the line, down to the highest wish of the last five minutes.
+17. forecast-throughput: what is forecast over what a replica does of such calls, once a minute.
+18. Replicas are laid out over the cards by price for work: the cheapest come first, the dearest go first. static does
    nothing.
-18. Provisioners have names.
+19. Provisioners have names.
 """
 
 from __future__ import annotations
@@ -375,8 +378,8 @@ def test_7_none_of_none_and_all_without_machines(calls: list[PastCall], part: fl
 def test_7_a_machine_more_helps() -> None:
     group = a_group(SLOW, ready=1, starting=1, draining=3, failing=1)
     assert machines_of([group]) == [PROFILES[SLOW]] * 2
-    assert machines_of([group], (SLOW, 1)) == [PROFILES[SLOW]] * 3
-    assert machines_of([group, a_group()], (FAST, 1)) == [PROFILES[SLOW], PROFILES[SLOW], PROFILES[FAST]]
+    assert machines_of([group], {SLOW: 1}) == [PROFILES[SLOW]] * 3
+    assert machines_of([group, a_group()], {FAST: 1}) == [PROFILES[SLOW], PROFILES[SLOW], PROFILES[FAST]]
     calls = [a_call(index / 16) for index in range(60)]
     shares = [late_share(calls, 1.0, [PROFILES[SLOW]] * count) for count in (1, 2, 4)]
     assert shares[0] > shares[1] > shares[2] == 0
@@ -549,9 +552,11 @@ def test_10_without_demand_the_fewest_remain(least: int) -> None:
     assert loop.have == (least, 0)
     assert {one.action for _, one in loop.moved} == {ScaleAction.DOWN}
     cooldown_s = loop.settings.cooldown_s
-    moments = [rounds * loop.settings.every_s for rounds, _ in loop.moved]
+    moments = sorted({rounds * loop.settings.every_s for rounds, _ in loop.moved})
     assert all(later - earlier >= cooldown_s for earlier, later in pairwise(moments))
     assert [one.accelerator for _, one in loop.moved][:1] == [FAST]  # the dearest one first
+    first = [one.had - one.wants for rounds, one in loop.moved if rounds == loop.moved[0][0]]
+    assert sum(first) == 2
 
 
 def test_10_not_before_it_was_idle_for_long() -> None:
@@ -602,6 +607,40 @@ def test_12_the_others_go_on() -> None:
     ]
 
 
+# --- what went wrong, and what is only on its way --------------------------------------------------------
+
+
+def test_14_cards_that_failed_are_left_alone_for_a_while() -> None:
+    groups = (a_group(FAST, failing=1), a_group(SLOW))
+    past = tuple(a_call(940.0 + number) for number in range(40))
+    arrivals = Arrivals()
+    for call in past:
+        arrivals.note(call.at_s)
+    one = a_demanded(*groups, past=past, arrivals=arrivals, waiting=9, idle_s=0.0)
+    first = decide(a_situation(one))
+    assert {(wanted.accelerator, wanted.count > 0) for wanted in first.wanted} == {(SLOW, True)}
+    gone = replace(one, groups=(a_group(FAST), a_group(SLOW)))
+    for after_s, is_avoided in ((10.0, True), (290.0, True), (310.0, False)):
+        situation = a_situation(replace(gone, waiting=900), now_s=1000.0 + after_s, memory=first.memory)
+        cards = {wanted.accelerator for wanted in decide(situation).wanted}
+        assert (FAST not in cards) == is_avoided
+    alone = replace(gone, groups=(a_group(FAST),))
+    assert [one.accelerator for one in decide(a_situation(alone, memory=first.memory)).wanted] == [FAST]
+
+
+def test_14_lateness_while_replicas_start_makes_nobody_careful() -> None:
+    def pressure(**changes: Any) -> float:
+        memory: dict[str, float] = {}
+        for rounds in range(12):
+            one = a_demanded(a_group(**changes), risk=0.5, idle_s=0.0)
+            memory = dict(decide(a_situation(one, now_s=1000.0 + 5 * rounds, memory=memory)).memory)
+        return memory[f"{MODEL}/pressure"]
+
+    assert pressure(ready=1, starting=1) == 1.0
+    assert pressure() == 1.0
+    assert pressure(ready=1) > 1.5
+
+
 @settings(max_examples=30)
 @given(situations())
 def test_13_it_is_a_function_of_what_it_sees(situation: Situation) -> None:
@@ -634,13 +673,13 @@ class Course:
         return proposal.wanted[0].count if proposal.wanted else None
 
 
-def test_14_ray_serve_goes_from_none_to_one_at_once() -> None:
+def test_15_ray_serve_goes_from_none_to_one_at_once() -> None:
     course = Course("ray-serve")
     assert course.at(0.0, 0) is None
     assert course.at(5.0, 0, waiting=9) == 1
 
 
-def test_14_ray_serve_waits_before_it_goes_up() -> None:
+def test_15_ray_serve_waits_before_it_goes_up() -> None:
     course = Course("ray-serve")
     assert course.at(0.0, 1, ongoing=7, waiting=2) is None
     assert course.at(29.0, 1, ongoing=7, waiting=2) is None
@@ -648,7 +687,7 @@ def test_14_ray_serve_waits_before_it_goes_up() -> None:
     assert course.at(35.0, 5, ongoing=10, waiting=0) is None
 
 
-def test_14_ray_serve_waits_anew_after_a_break() -> None:
+def test_15_ray_serve_waits_anew_after_a_break() -> None:
     course = Course("ray-serve")
     assert course.at(0.0, 1, ongoing=4) is None
     assert course.at(20.0, 1, ongoing=2) is None
@@ -657,7 +696,7 @@ def test_14_ray_serve_waits_anew_after_a_break() -> None:
     assert course.at(55.0, 1, ongoing=4) == 2
 
 
-def test_14_ray_serve_waits_long_before_it_goes_down() -> None:
+def test_15_ray_serve_waits_long_before_it_goes_down() -> None:
     course = Course("ray-serve")
     assert course.at(0.0, 4, ongoing=2) is None
     assert course.at(599.0, 4, ongoing=2) is None
@@ -667,13 +706,13 @@ def test_14_ray_serve_waits_long_before_it_goes_down() -> None:
     assert idle.at(600.0, 1) == 0
 
 
-def test_14_ray_serve_has_a_target() -> None:
+def test_15_ray_serve_has_a_target() -> None:
     course = Course("ray-serve", target=10.0)
     assert course.at(0.0, 1, ongoing=21) is None
     assert course.at(30.0, 1, ongoing=21) == 3
 
 
-def test_15_queue_length_goes_up_at_once() -> None:
+def test_16_queue_length_goes_up_at_once() -> None:
     course = Course("queue-length")
     assert course.at(0.0, 0) is None
     assert course.at(1.0, 0, waiting=7) == 1
@@ -681,12 +720,12 @@ def test_15_queue_length_goes_up_at_once() -> None:
     assert Course("queue-length", target=3.0).at(0.0, 2, waiting=9) == 3
 
 
-def test_15_queue_length_tolerates_a_tenth() -> None:
+def test_16_queue_length_tolerates_a_tenth() -> None:
     assert Course("queue-length").at(0.0, 12, waiting=13, ongoing=1) is None
     assert Course("queue-length").at(0.0, 12, waiting=14, ongoing=1) == 14
 
 
-def test_15_queue_length_goes_down_to_the_highest_wish() -> None:
+def test_16_queue_length_goes_down_to_the_highest_wish() -> None:
     course = Course("queue-length")
     assert course.at(0.0, 4, waiting=8, ongoing=1) == 8
     assert course.at(10.0, 8, waiting=3, ongoing=1) is None
@@ -697,7 +736,7 @@ def test_15_queue_length_goes_down_to_the_highest_wish() -> None:
 
 
 @pytest.mark.parametrize("target", [None, 0.5])
-def test_16_throughput_divides_what_is_forecast(target: float | None) -> None:
+def test_17_throughput_divides_what_is_forecast(target: float | None) -> None:
     arrivals = Arrivals()
     for index in range(2000):
         arrivals.note(index / 20)
@@ -707,7 +746,7 @@ def test_16_throughput_divides_what_is_forecast(target: float | None) -> None:
     assert course.at(100.0, 2, past=(CHAT,), arrivals=arrivals) == expected
 
 
-def test_16_throughput_decides_once_a_minute() -> None:
+def test_17_throughput_decides_once_a_minute() -> None:
     arrivals = Arrivals()
     for index in range(2000):
         arrivals.note(index / 20)
@@ -723,7 +762,7 @@ def test_16_throughput_decides_once_a_minute() -> None:
     st.lists(st.tuples(st.integers(0, 2), st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=2),
     st.sampled_from([2.0, 3.0, 20.0]),
 )
-def test_17_the_cheapest_come_first_and_the_dearest_go_first(
+def test_18_the_cheapest_come_first_and_the_dearest_go_first(
     ongoing: int, counts: list[tuple[int, int, int]], fast_price: float
 ) -> None:
     groups = tuple(
@@ -754,12 +793,12 @@ def test_17_the_cheapest_come_first_and_the_dearest_go_first(
 
 @settings(max_examples=30)
 @given(situations())
-def test_17_static_does_nothing(situation: Situation) -> None:
+def test_18_static_does_nothing(situation: Situation) -> None:
     proposal = provisioner("static").decide(replace(situation, memory={"x": 1.0}))
     assert proposal == Proposal(memory={"x": 1.0})
 
 
-def test_18_names() -> None:
+def test_19_names() -> None:
     assert provisioner("least-cost") is LEAST_COST
     assert set(PROVISIONERS) >= {LEAST_COST.name, *(rule.name for rule in RULES)}
     with pytest.raises(InvalidInput, match="name one of: least-cost, static, ray-serve"):

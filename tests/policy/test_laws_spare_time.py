@@ -2,7 +2,7 @@
 Laws of the spare time of runs
 1. Parts that are known stay in proportion and add up to 1; others are in proportion to the work, nobody's too small.
 2. A call has an even share of its model's part.
-3. A step moves a little between two models, only if it saves money, and takes from nobody below the least.
+3. A step moves some between two models, only if it saves money, and takes from nobody below the least.
 4. Step after step it comes to rest, and the price never rises on the way.
 """
 
@@ -66,7 +66,9 @@ def test_3_a_step_is_small_and_saves(found: list[Claim], turn: int, prices: list
     assert sum(after.values()) == pytest.approx(sum(parts.values()))
     changed = {model: after[model] - parts[model] for model in parts if after[model] != parts[model]}
     if changed:
-        assert sorted(changed.values()) == pytest.approx([-MOVED, MOVED])
+        less, more = sorted(changed.values())
+        assert -less == pytest.approx(more)
+        assert any(more == pytest.approx(much) for much in MOVED)
         assert min(after.values()) >= LEAST - 1e-9
         assert whole(found, after, prices) < whole(found, parts, prices)
 

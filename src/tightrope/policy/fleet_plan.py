@@ -19,12 +19,17 @@ from tightrope.policy.simplex import largest_rate
 
 KEEP_S = 900.0
 """A replica is expected to stay for so long: its start is paid over this time."""
+NEW, FRACTIONS = 0.5, 0.2
+"""What a replica that is not there yet, and a fraction of one that is needed, count for beside the price of a fleet."""
 SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.0)
 """Where not all demand can be borne, the largest of these parts of it that can is planned for."""
 DIGITS = 3
 """What a replica bears is known no better than this, and equal questions need not be asked twice."""
 HARSH = 0.25
-"""A budget is too tight for a fleet where every card bears less than this part of what it would without one."""
+"""A budget is too tight for a fleet where every card that can be had bears less than this part of what it would without
+one."""
+RARE = 0.5
+"""Part of the calls that may be late which are given up beforehand where they alone would need dearer cards."""
 UNKNOWN = Kind(share=1.0, prompt_tokens=1024.0, output_tokens=128.0, budget_s=math.inf)
 """What calls are taken to be like while none has come."""
 MOST_FLEETS = 250
@@ -83,17 +88,32 @@ def need(
     """What a fleet must bear, `headroom` of every replica left free.
 
     Calls whose budget no card can keep, or only all but empty, are late anyway or too dear to be kept: they are borne
-    wherever there is time for them.
+    wherever there is time for them. So are kinds that are so rare that half of what may be late is more than they are.
     """
     kinds = kinds or (UNKNOWN,)
+    rare = _rare(kinds, RARE * (1 - attain))
+    had = [group.most > 0 for group in groups]
+    had = had if any(had) else [True] * len(had)
     bears: list[tuple[float, ...]] = []
-    for kind in kinds:
+    for at, kind in enumerate(kinds):
         row = [bearable_per_s(group.profile, kind, attain) for group in groups]
         ever = [at_most_per_s(group.profile, kind) for group in groups]
-        if all(one < HARSH * most for one, most in zip(row, ever, strict=True)):
+        can_be_had = [pair for pair, is_had in zip(zip(row, ever, strict=True), had, strict=True) if is_had]
+        if at in rare or all(one < HARSH * most for one, most in can_be_had):
             row = ever
         bears.append(tuple(_rounded((1 - headroom) * one) for one in row))
     return Need(model, tuple(groups), tuple(_rounded(kind.share) for kind in kinds), tuple(bears), per_s)
+
+
+def _rare(kinds: Sequence[Kind], share: float) -> set[int]:
+    """The rarest kinds that are no more than this share together."""
+    found: set[int] = set()
+    for at in sorted(range(len(kinds)), key=lambda at: kinds[at].share):
+        share -= kinds[at].share
+        if share < 0:
+            break
+        found.add(at)
+    return found
 
 
 def cheapest(
@@ -122,6 +142,20 @@ def cheapest(
         return found
     least = {one.model: tuple(group.bounds.least for group in one.groups) for one in needs}
     return FleetPlanned(least, _usd(needs, least), 0.0)
+
+
+def price(one: Need, cards: Mapping[AcceleratorName, int]) -> float:
+    """What this need costs the model alone, to be compared with another one (USD/h): its cheapest fleet, what of it is
+    not there yet counted for more, and a little of what it would cost in fractions of replicas, so that of two needs
+    for the same fleet that which leaves more of it free is the better one. What cannot be borne is the dearest.
+    """
+    staying = tuple(replace(group, load_s=NEW * KEEP_S) for group in one.groups)
+    found = cheapest([replace(one, groups=staying)], cards, math.inf)
+    pairs = list(zip(one.groups, found.counts[one.model], strict=True))
+    new = sum(group.usd_per_h * max(0, count - group.have) for group, count in pairs)
+    all_usd = sum(group.usd_per_h * (1 + group.most) for group in one.groups)
+    missing = 1 - found.share * _possible(one, cards).per_s / one.per_s if one.per_s > 0 else 0.0
+    return found.usd_per_h + NEW * new + FRACTIONS * one.usd_per_h + 2 * missing * all_usd
 
 
 def _possible(one: Need, cards: Mapping[AcceleratorName, int]) -> Need:

@@ -8,13 +8,13 @@ Owns when a plan is followed: at once upward, after a while and a replay downwar
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 from typing import NamedTuple
 
-from tightrope.model.ids import ModelName
-from tightrope.policy.fleet_plan import FleetPlanned, Need, cheapest, need
+from tightrope.model.ids import AcceleratorName, ModelName
+from tightrope.policy.fleet_plan import FleetPlanned, Need, cheapest, need, price
 from tightrope.policy.forecast import BIN_S, LEVEL_GAIN, surprise_per_s
 from tightrope.policy.kinds import kinds_of
 from tightrope.policy.provision import (
@@ -52,8 +52,16 @@ PRESSURE_AT_MOST, PRESSURE_AT_LEAST = 2.0, 0.8
 to round, and slowly for less again. It multiplies what the queueing model cannot know."""
 CALM = 0.25
 """Part of the tolerated risk below which the pressure falls."""
-WORTH_IT = 0.15
-"""Part of a model's price that other cards must save before they are started in place of those that are there."""
+WORTH_IT, ROOM = 0.15, 1.25
+"""Part of a model's price that other cards must save before they are started in place of those that are there, and how
+much more than the highest demand of late they must bear: else they would go again before those that they stand in for.
+"""
+SEEN_S = 30.0
+"""Predictions of so many seconds make the risk: it says something of a fleet that has been complete for so long."""
+RISEN_BEFORE = 0.5
+"""Cards are exchanged when the highest demand is so much of `idle_after_s` old: not on the way up."""
+AT_ONCE = 0.5
+"""At most this part of a model's replicas goes in one round."""
 REFUSALS = (
     ScaleReason.STARTING,
     ScaleReason.AT_MOST,
@@ -61,10 +69,16 @@ REFUSALS = (
     ScaleReason.NEEDED_AGAIN,
     ScaleReason.REPLAY,
 )
+AVOIDED_S = 300.0
+"""Cards where a replica did not come up, or went, again and again, get no further one of the model for so long."""
 STEADY_S = 600.0
-"""For so long after more was started none goes where some had gone before, unless it was for another demand:"""
+"""For so long after more was started none goes where some had gone before."""
+AMPLE = 2.0
+"""Unless the rest bears so many times what was needed when it was started: what replicas bear is estimated anew with
+every call that comes, and chance is in that too."""
 OTHER, OTHER_BY = 1 / 3, 4.0
-"""one that had risen, or has fallen, by this part of the higher one, and by so many deviations of chance."""
+"""Or it was for another demand: one that had risen, or has fallen, by this part of the higher one, and by so many
+deviations of chance."""
 FADE = 0.9
 """What is left, a round later, of a demand that has not been seen for long enough."""
 
@@ -72,7 +86,7 @@ FADE = 0.9
 def decide(situation: Situation) -> Proposal:
     """Ask for more at once and for fewer with care; see the module."""
     memory = dict(situation.memory)
-    seeing = [one for one in situation.models if not one.is_blind]
+    seeing = [_as_it_can_be(one, situation, memory) for one in situation.models if not one.is_blind]
     blind = [one for one in situation.models if one.is_blind]
     held, held_usd = taken(blind)  # those that nobody hears of keep what they have
     cards, usd = without(situation.cards, held), situation.settings.max_usd_per_h - held_usd
@@ -85,17 +99,18 @@ def decide(situation: Situation) -> Proposal:
         own = _need(one, parts[one.model], per_s, situation)
         now.append(own)
         lately.append(replace(own, per_s=_peak(one, per_s, memory, situation)))
-    planned, kept = cheapest(now, cards, usd), cheapest(lately, cards, usd)
+    planned = cheapest(now, cards, usd)
+    roomy = cheapest([replace(need, per_s=ROOM * need.per_s) for need in lately], cards, usd)
     wanted: list[Wanted] = []
     refused = [_hold(one, ScaleReason.BLIND, (("waiting", one.waiting),)) for one in blind]
     for one, own, peak in zip(seeing, now, lately, strict=True):
         evidence = _evidence(one, own, peak, planned)
-        rise = _rise(one, peak.per_s, situation, memory)
+        rise = _rise(one, peak, situation, memory)
         change = (
             _more(one, own, planned.counts[one.model], why[one.model], evidence)
-            or _at_risk(one, parts[one.model], situation, evidence)
-            or _other(one, kept.counts[one.model], situation, memory, evidence)
-            or _fewer(one, parts[one.model], kept.counts[one.model], situation, evidence, rise)
+            or _at_risk(one, parts[one.model], situation, memory, evidence)
+            or _other(one, parts[one.model], roomy.counts[one.model], situation, memory, evidence)
+            or _fewer(one, parts[one.model], peak, roomy.share, situation, evidence, rise)
         )
         for some in change:
             (refused if some.reason in REFUSALS else wanted).append(some)
@@ -104,6 +119,20 @@ def decide(situation: Situation) -> Proposal:
 
 
 LEAST_COST = Provisioner(NAME, decide)
+
+
+def _as_it_can_be(one: Demanded, situation: Situation, memory: dict[str, float]) -> Demanded:
+    """The model without more replicas on cards where some failed lately, unless there are no others."""
+    groups: list[Group] = []
+    for group in one.groups:
+        key = f"{one.model}/{group.bounds.accelerator}/failed_at"
+        if group.failing:
+            memory[key] = situation.now_s
+        if situation.now_s - memory.get(key, -math.inf) < AVOIDED_S:
+            most = max(group.bounds.least, group.ready + group.starting)
+            group = replace(group, bounds=replace(group.bounds, most=min(group.bounds.most, most)))
+        groups.append(group)
+    return replace(one, groups=tuple(groups)) if any(group.most for group in groups) else one
 
 
 # --- demand ----------------------------------------------------------------------------------------------
@@ -132,13 +161,20 @@ def _demand(one: Demanded, situation: Situation, memory: dict[str, float]) -> tu
 def _pressure(one: Demanded, situation: Situation, memory: dict[str, float]) -> float:
     key = f"{one.model}/pressure"
     value = memory.get(key, 1.0)
-    is_settled = not any(group.starting for group in one.groups)
-    if one.risk > situation.settings.risk and is_settled:
+    if one.risk > situation.settings.risk and _is_seen(one, situation, memory):
         value = min(PRESSURE_AT_MOST, value * PRESSURE_UP)
     elif one.risk <= CALM * situation.settings.risk:
         value = max(PRESSURE_AT_LEAST, value * PRESSURE_DOWN)
     memory[key] = value
     return value
+
+
+def _is_seen(one: Demanded, situation: Situation, memory: dict[str, float]) -> bool:
+    """Whether what is known of the risk is of the fleet as it is, all of whose replicas are there."""
+    key = f"{one.model}/incomplete_at"
+    if not one.have or any(group.starting for group in one.groups):
+        memory[key] = situation.now_s
+    return situation.now_s - memory.get(key, -math.inf) >= SEEN_S
 
 
 def _need(one: Demanded, part: float, per_s: float, situation: Situation) -> Need:
@@ -166,8 +202,9 @@ def _parts(
 
     def usd_per_h(claim: Claim, part: float) -> float:
         one = by_model[claim.model]
-        per_s = one.arrivals.forecast(situation.now_s, 0.0).per_s
-        return _need(one, part, per_s, situation).usd_per_h
+        per_s = max(one.arrivals.forecast(situation.now_s, 0.0).per_s, memory.get(f"{claim.model}/peak", 0.0))
+        wants = _need(one, part, per_s, situation)
+        return price(wants, situation.cards)
 
     parts = parts_of(claims, known)
     if is_looked_at:
@@ -195,7 +232,9 @@ def _more(
     return found
 
 
-def _at_risk(one: Demanded, part: float, situation: Situation, evidence: Evidence) -> list[Wanted]:
+def _at_risk(
+    one: Demanded, part: float, situation: Situation, memory: dict[str, float], evidence: Evidence
+) -> list[Wanted]:
     """One more where calls are predicted late although the plan is there: of the kind that helps the most for its
     price, as a replay of the last minute tells."""
     past = _replayed(one, situation)
@@ -203,14 +242,15 @@ def _at_risk(one: Demanded, part: float, situation: Situation, evidence: Evidenc
         return []
     if any(group.starting for group in one.groups):
         return [_hold(one, ScaleReason.STARTING, evidence)]
-    if situation.now_s - one.raised_s < situation.settings.cooldown_s:
+    is_recent = situation.now_s - one.raised_s < situation.settings.cooldown_s
+    if is_recent or not _is_seen(one, situation, memory):
         return [_hold(one, ScaleReason.COOLDOWN, evidence)]
     late = late_share(past, part, machines_of(one.groups))
     best: tuple[float, Group] | None = None
     for group in one.groups:
         if group.have >= group.most:
             continue
-        gained = late - late_share(past, part, machines_of(one.groups, (group.bounds.accelerator, 1)))
+        gained = late - late_share(past, part, machines_of(one.groups, {group.bounds.accelerator: 1}))
         worth = gained / group.usd_per_h if group.usd_per_h > 0 else math.inf
         if gained > 0 and (best is None or worth > best[0]):
             best = (worth, group)
@@ -230,26 +270,35 @@ def _replayed(one: Demanded, situation: Situation) -> tuple[PastCall, ...]:
 
 def _other(
     one: Demanded,
-    kept: tuple[int, ...],
+    part: float,
+    counts: tuple[int, ...],
     situation: Situation,
     memory: dict[str, float],
     evidence: Evidence,
 ) -> list[Wanted]:
-    """Cheaper cards first; the dearer ones go once these are up."""
-    surplus = [group.have > count for group, count in zip(one.groups, kept, strict=True)]
-    missing = [(group, count) for group, count in zip(one.groups, kept, strict=True) if count > group.have]
+    """Cheaper cards first; the dearer ones go once these are up. Not while the demand still rises."""
+    surplus = [group.have > count for group, count in zip(one.groups, counts, strict=True)]
+    missing = [(group, count) for group, count in zip(one.groups, counts, strict=True) if count > group.have]
     if not missing or not any(surplus) or any(group.starting for group in one.groups):
         return []
     usd = sum(group.have * group.usd_per_h for group in one.groups)
-    then = sum(count * group.usd_per_h for group, count in zip(one.groups, kept, strict=True))
+    then = sum(count * group.usd_per_h for group, count in zip(one.groups, counts, strict=True))
     if then > (1 - WORTH_IT) * usd:
         return []
+    settings, now_s = situation.settings, situation.now_s
     key = f"{one.model}/exchanged_at"
-    if situation.now_s - memory.get(key, -math.inf) < situation.settings.idle_after_s:
+    if now_s - memory.get(key, -math.inf) < settings.idle_after_s:
         return []
-    if situation.now_s - max(one.raised_s, one.lowered_s) < situation.settings.cooldown_s:
+    if now_s - memory.get(f"{one.model}/peak_at", -math.inf) < RISEN_BEFORE * settings.idle_after_s:
         return []
-    memory[key] = situation.now_s
+    if now_s - max(one.raised_s, one.lowered_s) < settings.cooldown_s:
+        return []
+    changes = {
+        group.bounds.accelerator: count - group.ready for group, count in zip(one.groups, counts, strict=True)
+    }
+    if _worse(one, part, situation, changes) > settings.risk / 2:
+        return []
+    memory[key] = now_s
     evidence = (*evidence, ("saves", round(usd - then, 4)))
     return [
         Wanted(one.model, group.bounds.accelerator, count, ScaleReason.CHEAPER, evidence)
@@ -257,69 +306,112 @@ def _other(
     ]
 
 
+def _worse(one: Demanded, part: float, situation: Situation, changes: Mapping[AcceleratorName, int]) -> float:
+    """How many more of the last minute's calls, as a share, would have been late with these changes."""
+    past = _replayed(one, situation)
+    late, then = (late_share(past, part, machines_of(one.groups, change)) for change in ({}, changes))
+    return then - late
+
+
 def _fewer(
     one: Demanded,
     part: float,
-    kept: tuple[int, ...],
+    peak: Need,
+    share: float,
     situation: Situation,
     evidence: Evidence,
     rise: _Rise,
 ) -> list[Wanted]:
-    """One replica less, the dearest that the plan for all that was to be borne in the last while does without."""
+    """Without the dearest replicas that can be spared: the rest bears this share of all that was to be borne in the
+    last while."""
     settings = situation.settings
     for group in one.groups:
         if group.failing and group.have > group.bounds.least:  # it has its card, and bears nothing
             return [
                 Wanted(one.model, group.bounds.accelerator, group.have - 1, ScaleReason.UNNEEDED, evidence)
             ]
-    pairs = list(zip(one.groups, kept, strict=True))
-    if any(group.starting for group in one.groups) or any(group.ready < count for group, count in pairs):
+    if any(group.starting for group in one.groups):
         return []
-    surplus = [group for group, count in pairs if group.ready > max(count, group.bounds.least)]
-    if not surplus:
-        return []
-    group = max(surplus, key=lambda one: one.usd_per_h)
-    name, count = group.bounds.accelerator, group.have - 1
-    is_idle = not any(kept)
+    is_idle = peak.per_s <= 0
     if is_idle and one.idle_s < settings.idle_after_s:
         return []
-    if situation.now_s - max(one.raised_s, one.lowered_s) < settings.cooldown_s:
-        return [Wanted(one.model, name, count, ScaleReason.COOLDOWN, evidence)]
-    if rise.is_again and not is_idle and not rise.was_exchange:
-        return [Wanted(one.model, name, count, ScaleReason.NEEDED_AGAIN, evidence)]
-    past = _replayed(one, situation)
-    late, then = (late_share(past, part, machines_of(one.groups, change)) for change in (None, (name, -1)))
-    if not is_idle and then - late > settings.risk / 2:
-        return [Wanted(one.model, name, count, ScaleReason.REPLAY, (*evidence, ("late", round(then, 4))))]
+    least_per_s = 0.0 if is_idle else share * peak.per_s
+    spared = _spared(one, peak, least_per_s)
+    if not spared:
+        return []
+
+    def less(reason: ScaleReason, *more: tuple[str, float]) -> list[Wanted]:
+        return [
+            Wanted(one.model, group.bounds.accelerator, group.have - count, reason, (*evidence, *more))
+            for group, count in zip(one.groups, spared, strict=True)
+            if count
+        ]
+
+    is_relieved = rise.was_exchange and one.raised_s > one.lowered_s  # by those that were started to that end
+    if not is_relieved and situation.now_s - max(one.raised_s, one.lowered_s) < settings.cooldown_s:
+        return less(ScaleReason.COOLDOWN)
+    if not is_idle and not rise.was_exchange and rise.needed_per_s > least_per_s:
+        before, spared = spared, _spared(one, peak, rise.needed_per_s)
+        if not spared:
+            spared = before
+            return less(ScaleReason.NEEDED_AGAIN)
+    changes = {group.bounds.accelerator: -count for group, count in zip(one.groups, spared, strict=True)}
+    worse = 0.0 if is_idle else _worse(one, part, situation, changes)
+    if worse > settings.risk / 2:
+        return less(ScaleReason.REPLAY, ("worse", round(worse, 4)))
     reason = ScaleReason.CHEAPER if rise.was_exchange else ScaleReason.UNNEEDED
-    return [Wanted(one.model, name, count, ScaleReason.IDLE if is_idle else reason, evidence)]
+    return less(ScaleReason.IDLE if is_idle else reason)
+
+
+def _spared(one: Demanded, peak: Need, least_per_s: float) -> tuple[int, ...]:
+    """How many of each group may go in one round, the dearest first, if the others bear so much; empty if none may."""
+    counts = [group.ready for group in one.groups]
+    dearest = sorted(range(len(counts)), key=lambda at: -one.groups[at].usd_per_h)
+    for _ in range(max(1, int(AT_ONCE * sum(counts)))):
+        for at in dearest:
+            if counts[at] <= one.groups[at].bounds.least:
+                continue
+            counts[at] -= 1
+            if least_per_s <= 0 or peak.borne_per_s(counts) >= least_per_s:
+                break
+            counts[at] += 1
+        else:
+            break
+    spared = tuple(group.ready - count for group, count in zip(one.groups, counts, strict=True))
+    return spared if any(spared) else ()
 
 
 class _Rise(NamedTuple):
-    """What is remembered of the latest starts. `was_exchange`: the very last was for other cards. `is_again`: lately
-    more was started after some had gone, and the demand is that with which they went.
+    """What is remembered of the latest starts. `was_exchange`: the very last was for other cards. `needed_per_s`: what
+    must be borne where lately more was started after some had gone, and the demand is that with which they went.
     """
 
     was_exchange: bool
-    is_again: bool
+    needed_per_s: float
 
 
-def _rise(one: Demanded, peak_per_s: float, situation: Situation, memory: dict[str, float]) -> _Rise:
+def _rise(one: Demanded, peak: Need, situation: Situation, memory: dict[str, float]) -> _Rise:
     """Chance at the edge between two plans would have replicas come and go for ever."""
-    names = ("lowered_for", "raised_at", "raised_for", "again_at", "again_from")
-    low_key, at_key, for_key, again_key, from_key = (f"{one.model}/{name}" for name in names)
+    peak_per_s = peak.per_s
+    names = ("lowered_for", "raised_at", "raised_for", "again_at", "again_from", "bore", "short")
+    low_key, at_key, for_key, again_key, from_key, bore_key, short_key = (
+        f"{one.model}/{name}" for name in names
+    )
     was_exchange = one.raised_s == memory.get(f"{one.model}/exchanged_at")
     earlier_s = memory.get(at_key, -math.inf)
     if one.raised_s > earlier_s and not was_exchange:
         if one.lowered_s > earlier_s:
             memory[again_key], memory[from_key] = one.raised_s, memory.get(low_key, 0.0)
         memory[at_key], memory[for_key] = one.raised_s, peak_per_s
+        memory[short_key] = AMPLE * max(peak_per_s, memory.get(bore_key, 0.0))
+    memory[bore_key] = peak.borne_per_s([group.ready + group.starting for group in one.groups])
     if one.lowered_s > one.raised_s:
         memory[low_key] = peak_per_s
     low, high = memory.get(from_key, 0.0), memory.get(for_key, 0.0)
     was_burst = _is_other(high, low) and _is_other(high, peak_per_s)
     is_lately = situation.now_s - memory.get(again_key, -math.inf) < STEADY_S
-    return _Rise(was_exchange, is_lately and not was_burst and not _is_other(low, peak_per_s))
+    is_again = is_lately and not was_burst and not _is_other(low, peak_per_s)
+    return _Rise(was_exchange, memory.get(short_key, 0.0) if is_again else 0.0)
 
 
 def _is_other(high_per_s: float, low_per_s: float) -> bool:

@@ -6,8 +6,9 @@ where it is expected to end first, and ends when it was expected to.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from tightrope.model.fleet import HeldCall, Job, ReplicaView
 from tightrope.model.ids import AcceleratorName, CallId, ModelName, ReplicaId
@@ -15,6 +16,7 @@ from tightrope.model.profile import Profile
 from tightrope.policy.estimate import estimate, fits_at_all
 from tightrope.policy.provision import Group, PastCall
 
+NO_CHANGE: Mapping[AcceleratorName, int] = MappingProxyType({})
 MOST_CALLS = 60
 """The latest calls of the minute that are played: the answer has to come within milliseconds."""
 
@@ -55,13 +57,11 @@ def late_share(past: Sequence[PastCall], part: float, machines: Sequence[Profile
     return late / len(played)
 
 
-def machines_of(groups: Iterable[Group], change: tuple[AcceleratorName, int] | None = None) -> list[Profile]:
-    """The machines that are there or on the way, with so many more (or fewer) on one kind of card."""
+def machines_of(groups: Iterable[Group], change: Mapping[AcceleratorName, int] = NO_CHANGE) -> list[Profile]:
+    """The machines that are there or on the way, with so many more (or fewer) on these kinds of cards."""
     found: list[Profile] = []
     for group in groups:
-        count = group.ready + group.starting
-        if change is not None and change[0] == group.bounds.accelerator:
-            count += change[1]
+        count = group.ready + group.starting + change.get(group.bounds.accelerator, 0)
         found += [group.profile] * max(0, count)
     return found
 

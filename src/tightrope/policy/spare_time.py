@@ -1,7 +1,7 @@
 """Spare time: which part of what a run has beyond its own work is planned for the calls of which model.
 
-Owns the parts and how they are bettered: from round to round a little is moved from one model to another if the
-fleet of both, in fractions of replicas, becomes cheaper by it. A promise is kept whoever uses the time, but a queue in
+Owns the parts and how they are bettered: from round to round some is moved from one model to another if the fleet of
+both becomes cheaper by it. A promise is kept whoever uses the time, but a queue in
 front of dear cards saves more than one in front of cheap ones.
 """
 
@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 from tightrope.model.ids import ModelName
 
-MOVED = 0.05
-"""Of the spare time of a run, so much is moved at once."""
+MOVED = (0.05, 0.1, 0.2, 0.4)
+"""Of the spare time of a run, one of these is moved at once: replicas are whole, so that a little often saves nothing.
+"""
 LEAST = 0.05
 """No model is planned with less."""
-WORTH_IT = 0.005
+WORTH_IT = 0.03
 """Part of the price that a move must save."""
 
 
@@ -51,7 +52,7 @@ def bettered(
     turn: int,
     usd_per_h: Callable[[Claim, float], float],
 ) -> dict[ModelName, float]:
-    """The parts, or with a little moved from one model to another if that saves money.
+    """The parts, or with some moved from one model to another if that saves money.
 
     `turn` says which two are looked at; `usd_per_h(claim, part of a call)` is what the model's fleet would cost.
     """
@@ -60,9 +61,16 @@ def bettered(
     if not pairs:
         return found
     giver, taker = pairs[turn % len(pairs)]
-    if parts[giver.model] - MOVED < LEAST:
-        return found
-    moved = {**parts, giver.model: parts[giver.model] - MOVED, taker.model: parts[taker.model] + MOVED}
-    now = sum(usd_per_h(claim, part_of_call(claim, parts)) for claim in (giver, taker))
-    then = sum(usd_per_h(claim, part_of_call(claim, moved)) for claim in (giver, taker))
-    return moved if then < (1 - WORTH_IT) * now else found
+
+    def price(parts: Mapping[ModelName, float]) -> float:
+        return sum(usd_per_h(claim, part_of_call(claim, parts)) for claim in (giver, taker))
+
+    lowest = (1 - WORTH_IT) * price(parts)
+    for much in MOVED:
+        if parts[giver.model] - much < LEAST:
+            break
+        moved = {**parts, giver.model: parts[giver.model] - much, taker.model: parts[taker.model] + much}
+        then = price(moved)
+        if then < lowest:
+            lowest, found = then, moved
+    return found
