@@ -141,9 +141,11 @@ async def _frames(pieces: AsyncIterator[str]) -> AsyncIterator[str]:
 def application(asked: Mapping[str, Any]) -> serve.Application:
     """`small` and `large` each have a `name` and the `urls` of their engines; `max_ongoing_requests` calls at once are
     given to one replica. With `autoscaling`, keys of Ray's own, there are as many replicas as these say, one for each
-    engine at most; without it, one for each engine."""
+    engine at most; without it, one for each engine. One model may be both."""
     ingress = Workflows.options(max_ongoing_requests=INGRESS_CONCURRENCY, ray_actor_options={"num_cpus": 0})
-    return ingress.bind(_model(asked, "small"), _model(asked, "large"))
+    small = _model(asked, "small")
+    large = small if asked["large"] == asked["small"] else _model(asked, "large")
+    return ingress.bind(small, large)
 
 
 def _model(asked: Mapping[str, Any], role: str) -> serve.Application:

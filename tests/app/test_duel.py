@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from tests.bench.tiny import own_profiles
 from tightrope.app.cli import main
 from tightrope.app.config import parse_config
 from tightrope.app.contenders import peer_folder
 from tightrope.app.duel_bench import Duel, _planned
-from tightrope.app.duel_systems import Endpoint, tightrope_config
+from tightrope.app.duel_engines import PROFILES_FILE, Endpoint, measured_engines
+from tightrope.app.duel_systems import tightrope_config
 from tightrope.app.programs import (
     ProgramFailed,
     Programs,
@@ -32,6 +34,7 @@ from tightrope.app.ray_serve import FOLDER
 from tightrope.app.scenario_bench import Options
 from tightrope.bench.duel import DuelCell
 from tightrope.bench.library import load_scenario
+from tightrope.model.codec import encode
 from tightrope.model.errors import InvalidInput
 from tightrope.model.ids import AcceleratorName, ModelName
 
@@ -57,13 +60,13 @@ def test_the_configuration_of_tightrope_has_no_mistake(tmp_path: Path) -> None:
 
 def test_a_duel_is_what_was_asked(tmp_path: Path) -> None:
     options = Options(which="mixed", policies=("ray-serve",), rates=("20%",), duration="20s", out=tmp_path)
-    duel = _planned(options)
+    duel = _planned(options, print)
     assert isinstance(duel, Duel)
     assert (duel.systems, duel.seeds, duel.time_scale) == (("ray-serve",), (100,), 4.0)
     assert (duel.scenario.duration_s, duel.scenario.warm_up_s) == (20.0, 4.0)
-    assert _planned(replace(options, time_scale=2.0)).time_scale == 2.0
+    assert _planned(replace(options, time_scale=2.0), print).time_scale == 2.0
     with pytest.raises(InvalidInput, match="no system"):
-        _planned(replace(options, policies=("nobody",)))
+        _planned(replace(options, policies=("nobody",)), print)
 
 
 def test_the_peer_lies_where_it_is_looked_for() -> None:
@@ -130,3 +133,24 @@ def test_nobody_answers_at_a_free_port() -> None:
     assert not answers(f"http://127.0.0.1:{first}/health")
     with pytest.raises(ProgramFailed, match="does not answer"):
         text_at(f"http://127.0.0.1:{second}/metrics")
+
+
+# --- real engines ----------------------------------------------------------------------------------------
+
+
+def test_real_engines_are_as_fast_as_they_are(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="leave out --time-scale"):
+        _planned(Options(which="real", time_scale=2.0, out=tmp_path), print)
+
+
+def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tightrope.app.duel_engines.ensure_engine", lambda *_: None)
+    profiles = own_profiles()
+    tree = {"schema": "tightrope.duel-profiles/1", "profiles": [encode(one) for one in profiles]}
+    (tmp_path / PROFILES_FILE).write_text(json.dumps(tree), encoding="utf-8")
+    assert measured_engines(tmp_path, print) == profiles
+    duel = _planned(Options(which="real", out=tmp_path, duration="40s", rates=("50%",)), print)
+    assert (duel.time_scale, duel.scenario.duration_s, duel.scenario.measured) == (1.0, 40.0, profiles)
+    (tmp_path / PROFILES_FILE).write_text("{}", encoding="utf-8")
+    with pytest.raises(InvalidInput, match="delete it, and they are measured anew"):
+        measured_engines(tmp_path, print)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from tightrope.bench.duel_real import CONTEXT_TOKENS, MODEL, SLOTS
 from tightrope.bench.library import known
 from tightrope.bench.scenario import Scenario
 from tightrope.bench.scenario_form import read_scenario
+from tightrope.model.ids import AcceleratorName
+from tightrope.model.profile import Coefficients, Profile
 
 TEXT = """\
 scenario: tiny
@@ -26,3 +29,21 @@ warm_up: 1s
 def tiny(**changes: object) -> Scenario:
     """The scenario, with some fields otherwise."""
     return replace(read_scenario(TEXT, "tiny.yaml", known()), **changes)  # type: ignore[arg-type]
+
+
+def own_profiles() -> tuple[Profile, ...]:
+    """What may have been measured of the engines of a duel on this machine."""
+    fast = Profile(
+        MODEL,
+        AcceleratorName("fast"),
+        Coefficients(a=2.4, b=23.0, c=0.03, d=14.0, e=0.01),
+        step_tokens=64,
+        max_sequences=SLOTS,
+        kv_tokens=SLOTS * CONTEXT_TOKENS,
+        digest="d",
+        engine="llama.cpp",
+    )
+    slow = replace(
+        fast, accelerator=AcceleratorName("slow"), coefficients=fast.coefficients.scaled(2.6), load_s=2.5
+    )
+    return fast, slow

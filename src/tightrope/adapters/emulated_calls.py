@@ -1,7 +1,7 @@
 """The calls of an emulated engine: from a request to the last byte of its answer, in real time.
 
-Owns the one timer, the tokens that were sent, and what a fault does to them. When tokens come is
-`emulated_clockwork.py`; what routes there are is `engine_emulated.py`.
+Owns the one timer, and what a fault does to calls. When tokens come is `emulated_clockwork.py`, how they are written
+`emulated_desk.py`; what routes there are is `engine_emulated.py`.
 """
 
 from __future__ import annotations
@@ -10,16 +10,14 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from random import Random
 from typing import Protocol
 
-from tightrope.adapters.emulated_answers import Answer, answer_to
 from tightrope.adapters.emulated_clockwork import Clockwork, Progress
+from tightrope.adapters.emulated_desk import Call, Desk
 from tightrope.adapters.emulated_http import Reply
-from tightrope.adapters.emulated_wire import Asked, Frames, Refused
-from tightrope.model.errors import InvalidInput
+from tightrope.adapters.emulated_wire import Asked
 from tightrope.model.ids import CallId
 from tightrope.sim.engine import Occupancy, Request, Truth
 
@@ -35,15 +33,6 @@ Later = Callable[[float, Callable[[], None]], Cancellable]
 """Calls after so many seconds."""
 
 
-@dataclass(slots=True)
-class _Call:
-    asked: Asked
-    answer: Answer
-    frames: Frames
-    reply: Reply
-    sent: int = 0
-
-
 class Calls:
     """Every call of one engine. `clock` gives seconds, `later` calls once they have passed; by default these are the
     monotonic clock and the running loop."""
@@ -51,36 +40,27 @@ class Calls:
     def __init__(
         self,
         truth: Truth,
+        desk: Desk,
         *,
-        context_tokens: int,
-        tokens_per_chunk: int = 1,
-        seed: int = 1,
         noise_seed: str = "",
         clock: Callable[[], float] = time.monotonic,
         later: Later | None = None,
     ) -> None:
         self._truth = truth
-        self._context_tokens = context_tokens
-        self._tokens_per_chunk = tokens_per_chunk
-        self._seed = seed
+        self._desk = desk
         self._clock, self._later = clock, later or asyncio.get_running_loop().call_later
-        rng = Random(f"{seed} {noise_seed}")
-        self._clockwork = Clockwork(truth, rng, stride=tokens_per_chunk, now_s=clock())
-        self._call_by_id: dict[CallId, _Call] = {}
-        self._held: dict[CallId, _Call] = {}
+        rng = Random(f"{desk.seed} {noise_seed}")
+        self._clockwork = Clockwork(truth, rng, stride=desk.tokens_per_chunk, now_s=clock())
+        self._call_by_id: dict[CallId, Call] = {}
+        self._held: dict[CallId, Call] = {}
         """What came while the engine hangs."""
-        self._number = 0
         self._due_s = math.inf
         self._timer: Cancellable | None = None
-        self.prompt_tokens = 0
-        self.output_tokens = 0
-        self.answered = 0
 
     def begin(self, asked: Asked, reply: Reply) -> None:
         """Take a call and answer it in time. Raises Refused when it cannot be answered."""
-        call = _Call(asked, self._answer(asked), Frames(self._number, asked, int(time.time())), reply)
-        name = CallId(str(self._number))
-        self._number += 1
+        call = self._desk.take(asked, reply)
+        name = CallId(str(call.number))
         reply.on_gone = partial(self._drop, name)
         if self._clockwork.is_halted:
             self._held[name] = call
@@ -116,27 +96,7 @@ class Calls:
 
     # --- from a request to the engine --------------------------------------------------------------------
 
-    def _answer(self, asked: Asked) -> Answer:
-        prompt, context = asked.prompt_tokens, self._context_tokens
-        limit = asked.limit_tokens or max(1, context - prompt)
-        if prompt + limit > context:
-            raise Refused(
-                400,
-                f"the maximum context length is {context} tokens, and the request asks for {prompt + limit}: "
-                f"{prompt} in the prompt and {limit} in the answer; shorten one of them",
-                "max_tokens" if prompt < context else "messages" if asked.is_chat else "prompt",
-                "context_length_exceeded",
-            )
-        try:
-            return answer_to(
-                asked.last_message, limit, self._seed, schema=asked.schema, is_endless=asked.is_endless
-            )
-        except InvalidInput as error:
-            field = "messages" if asked.is_chat else "prompt"
-            param = "response_format" if str(error).startswith("schema") else field
-            raise Refused(400, f"{param}: {error}", param) from error
-
-    def _submit(self, name: CallId, call: _Call) -> None:
+    def _submit(self, name: CallId, call: Call) -> None:
         blocks = call.asked.blocks(self._truth.block_tokens)
         request = Request(name, call.asked.prompt_tokens, call.answer.tokens, blocks)
         self._call_by_id[name] = call
@@ -177,28 +137,6 @@ class Calls:
             call = self._call_by_id[one.call]
             if one.is_over:
                 del self._call_by_id[one.call]
-                self._finish(call, one.cached_tokens)
-            elif call.asked.is_streamed:
-                call.reply.write(self._pieces(call, one.tokens))
-
-    def _pieces(self, call: _Call, tokens: int) -> bytes:
-        """The pieces that are out and were not sent: the first token alone, then `tokens_per_chunk` in each."""
-        pieces = []
-        while call.sent < tokens:
-            begin = call.sent
-            call.sent = min(tokens, begin + self._tokens_per_chunk) if begin else 1
-            text = call.answer.piece(begin, call.sent)
-            pieces.append(call.frames.piece(text) if begin else call.frames.first(text))
-        return b"".join(pieces)
-
-    def _finish(self, call: _Call, cached_tokens: int) -> None:
-        answer, frames = call.answer, call.frames
-        reason = "length" if answer.is_cut else "stop"
-        self.prompt_tokens += call.asked.prompt_tokens
-        self.output_tokens += answer.tokens
-        self.answered += 1
-        if call.asked.is_streamed:
-            rest = self._pieces(call, answer.tokens) + frames.finish(reason)
-            call.reply.end(rest + frames.last(answer.tokens, cached_tokens))
-        else:
-            call.reply.send(200, frames.whole(answer.text, reason, answer.tokens, cached_tokens))
+                self._desk.finish(call, one.cached_tokens)
+            else:
+                self._desk.tell(call, one.tokens)

@@ -25,7 +25,11 @@ TABLE = Path(__file__).with_name("emulated_cards.json")
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What is emulated. With `time_scale` 2 everything takes twice as long, the `start_s` until it answers too."""
+    """What is emulated. With `time_scale` 2 everything takes twice as long, the `start_s` until it answers too.
+
+    With `paced_by`, the address of a llama.cpp server, tokens come as they come there; of the truth only the numbers of
+    sequences and of tokens count then.
+    """
 
     name: str
     truth: Truth
@@ -34,6 +38,7 @@ class Setting:
     start_s: float = 0.0
     context_tokens: int | None = None
     seed: int = 1
+    paced_by: str | None = None
 
     @property
     def scaled(self) -> Truth:
@@ -90,6 +95,7 @@ def command_line(setting: Setting, port: int, host: str = "127.0.0.1") -> list[s
         "--start-up", repr(setting.start_s),
         "--seed", str(setting.seed),
         *(() if setting.context_tokens is None else ("--context", str(setting.context_tokens))),
+        *(() if setting.paced_by is None else ("--paced-by", setting.paced_by)),
     ]  # fmt: skip
 
 

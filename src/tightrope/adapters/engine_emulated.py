@@ -22,7 +22,9 @@ import uvloop
 
 from tightrope.adapters.emulated_answers import count_tokens
 from tightrope.adapters.emulated_calls import Calls, Later
+from tightrope.adapters.emulated_desk import Desk
 from tightrope.adapters.emulated_http import Connection, HttpRequest, Reply
+from tightrope.adapters.emulated_paced import PacedCalls
 from tightrope.adapters.emulated_truth import Setting, read_truth
 from tightrope.adapters.emulated_wire import (
     Refused,
@@ -30,6 +32,7 @@ from tightrope.adapters.emulated_wire import (
     read_slow,
     read_tokenize,
 )
+from tightrope.adapters.http_stream import Origin
 from tightrope.model.errors import InvalidInput
 
 BUILD = "tightrope-emulated"
@@ -56,15 +59,14 @@ class EmulatedEngine:
         self._crash = crash or _crash
         self._clock = clock
         self._ready_s = clock() + setting.time_scale * setting.start_s
-        self._calls = Calls(
-            setting.scaled,
-            context_tokens=setting.longest,
-            tokens_per_chunk=setting.tokens_per_chunk,
-            seed=setting.seed,
-            noise_seed=noise_seed,
-            clock=clock,
-            later=later,
+        self._desk = Desk(
+            context_tokens=setting.longest, tokens_per_chunk=setting.tokens_per_chunk, seed=setting.seed
         )
+        self._calls: Calls | PacedCalls
+        if setting.paced_by is not None:
+            self._calls = PacedCalls(setting.paced_by, setting.truth.profile.max_sequences, self._desk)
+        else:
+            self._calls = Calls(setting.scaled, self._desk, noise_seed=noise_seed, clock=clock, later=later)
         self._routes = {
             ("GET", "/health"): self._health,
             ("GET", "/metrics"): self._metrics,
@@ -159,9 +161,9 @@ class EmulatedEngine:
             ("num_requests_running", "gauge", occupied.running),
             ("num_requests_waiting", "gauge", occupied.waiting),
             ("kv_cache_usage_perc", "gauge", occupied.kv_tokens / self._setting.truth.profile.kv_tokens),
-            ("prompt_tokens_total", "counter", self._calls.prompt_tokens),
-            ("generation_tokens_total", "counter", self._calls.output_tokens),
-            ("request_success_total", "counter", self._calls.answered),
+            ("prompt_tokens_total", "counter", self._desk.prompt_tokens),
+            ("generation_tokens_total", "counter", self._desk.output_tokens),
+            ("request_success_total", "counter", self._desk.answered),
         )
         label = msgspec.json.encode(self._setting.name).decode()
         lines = "".join(
@@ -243,6 +245,10 @@ def option_parser() -> argparse.ArgumentParser:
         "--noise", type=float, help="relative standard deviation of a step; default: the truth's"
     )
     parser.add_argument("--context", type=int, help="tokens that prompt and answer may have together")
+    parser.add_argument(
+        "--paced-by",
+        help="the address of a llama.cpp server: tokens come in the moments in which it makes them",
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the lengths of answers and of the noise")
     return parser
 
@@ -259,6 +265,9 @@ def setting_of(options: argparse.Namespace) -> Setting:
         ("--start-up", not 0 <= options.start_up <= 1e6, "at least 0 seconds"),
         ("--noise", options.noise is not None and not 0 <= options.noise < 1, "from 0 to below 1, like 0.02"),
         ("--context", options.context is not None and options.context < 2, "at least 2 tokens"),
+        ("--time-scale", options.paced_by is not None and options.time_scale != 1, "1 with --paced-by"),
+        ("--start-up", options.paced_by is not None and options.start_up > 0, "0 with --paced-by"),
+        ("--paced-by", not _is_address(options.paced_by), "an http:// address"),
         ("--port", not 0 <= options.port <= 65535, "from 0 to 65535"),
     ):
         if is_wrong:
@@ -271,7 +280,15 @@ def setting_of(options: argparse.Namespace) -> Setting:
         start_s=options.start_up,
         context_tokens=options.context,
         seed=options.seed,
+        paced_by=options.paced_by,
     )
+
+
+def _is_address(url: str | None) -> bool:
+    try:
+        return url is None or bool(Origin.of(url))
+    except ValueError:
+        return False
 
 
 async def _serve(setting: Setting, host: str, port: int) -> int:

@@ -22,7 +22,9 @@ from pathlib import Path
 from tightrope.app import ray_serve
 from tightrope.app.cli.frame import Answer, Common
 from tightrope.app.contenders import HOST, peer_folder
-from tightrope.app.duel_systems import Endpoint, start_engines, start_system
+from tightrope.app.duel_engines import Endpoint, measured_engines, start_engines
+from tightrope.app.duel_systems import start_system
+from tightrope.app.embedded import Say
 from tightrope.app.programs import (
     ProgramFailed,
     Programs,
@@ -33,10 +35,10 @@ from tightrope.app.programs import (
 )
 from tightrope.app.progress import bar
 from tightrope.app.scenario_bench import RESULTS, Options, in_words, resumable, write_page, writing_into
+from tightrope.bench import duel_real
 from tightrope.bench.cell import limit_per_s
 from tightrope.bench.duel import (
     ATTEMPTS,
-    BUSIEST,
     PREDICTIONS_FILE,
     ROUNDS_FILE,
     SYSTEMS,
@@ -69,6 +71,7 @@ from tightrope.bench.scenario import Rate, Scenario
 from tightrope.bench.scenario_form import parse_rate, parse_seeds
 from tightrope.bench.search import next_shares
 from tightrope.bench.store import Result, Store, code_digest
+from tightrope.model.errors import InvalidInput
 from tightrope.model.ids import AcceleratorName
 from tightrope.model.units import seconds
 from tightrope.sim.script import RunScript
@@ -105,7 +108,7 @@ class Duel:
 
 def bench_duel(common: Common, options: Options) -> Answer:
     """Play what is missing, simulate the same, write the report. Interrupted, it goes on where it stopped."""
-    duel = _planned(options)
+    duel = _planned(options, common.say)
     if any(SYSTEMS[name].kind == "ray-serve" for name in duel.systems):
         ray_serve.ensure_ray(common.say)
     end_marked(duel.mark)  # what a killed duel has left
@@ -119,7 +122,9 @@ def bench_duel(common: Common, options: Options) -> Answer:
     return Answer(duel_json(found), "\n\n".join([*text, f"written: {', '.join(map(str, files))}"]))
 
 
-def _planned(options: Options) -> Duel:
+def _planned(options: Options, say: Say) -> Duel:
+    if options.which == duel_real.NAME:
+        return _planned_real(options, say)
     scenario = load_scenario(options.which)
     check_scenario(scenario)
     if options.duration:
@@ -132,6 +137,26 @@ def _planned(options: Options) -> Duel:
         seeds=parse_seeds(list(options.seeds.split(","))) if options.seeds else SEEDS,
         time_scale=options.time_scale or TIME_SCALE,
         folder=options.out or RESULTS / f"duel-{scenario.name}",
+    )
+
+
+def _planned_real(options: Options, say: Say) -> Duel:
+    """Real engines cannot be made slower; what they are is measured first. Raises InvalidInput."""
+    if options.time_scale not in (None, 1.0):
+        raise InvalidInput("real engines are as fast as they are; leave out --time-scale")
+    folder = options.out or RESULTS / f"duel-{duel_real.NAME}"
+    systems = chosen_systems(options.policies)
+    scenario = duel_real.real_scenario(measured_engines(folder, say))
+    if options.duration:
+        length_s = seconds(options.duration)
+        scenario = replace(scenario, duration_s=length_s, warm_up_s=min(scenario.warm_up_s, length_s / 5))
+    return Duel(
+        scenario=scenario,
+        systems=systems,
+        rates=tuple(map(parse_rate, options.rates)) or tuple(Rate(share=share) for share in duel_real.LOADS),
+        seeds=parse_seeds(list(options.seeds.split(","))) if options.seeds else duel_real.SEEDS,
+        time_scale=1.0,
+        folder=folder,
     )
 
 
@@ -191,7 +216,7 @@ def _counting(common: Common, duel: Duel, store: Store[Round], cell: DuelCell) -
     """The round of a cell; played again with more time for everything while the processor was too busy."""
     found = _kept(common, duel, store, cell)
     for _ in range(ATTEMPTS - 1):
-        if not found.counts:
+        if not found.counts and not cell.scenario.measured:
             cell = cell.slower
             found = _kept(common, duel, store, cell)
     return found
@@ -220,7 +245,7 @@ def _said(cell: DuelCell, found: Round) -> str:
     figures = found.figures
     ttft = f"{figures.ttft.mean_s:.2f} s" if figures.ttft.mean_s is not None else "none"
     busy = f"processor {found.busy:.0%} busy, {found.own:.0%} by the duel" + (
-        "" if found.counts else f", more than {BUSIEST:.0%}: does not count"
+        "" if found.counts else f", more than {found.busiest:.0%}: does not count"
     )
     ends = f", {figures.failed} failed" if figures.failed else ""
     return f"{cell}: {figures.goodput:.1%} of {figures.runs} runs in time{ends}, mean TTFT {ttft}, {busy}"
@@ -235,13 +260,13 @@ def _played(duel: Duel, cell: DuelCell, name: str) -> Round:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     folder = folder.resolve()
-    runs = duel_runs(cell.scenario, cell.rate_per_s, cell.seed)
+    runs, first = duel_runs(cell.scenario, cell.rate_per_s, cell.seed), _first_runs(cell)
     with ExitStack() as stack:
         stack.callback(end_marked, duel.mark)
         programs = Programs(stack, folder, duel.mark)
         endpoints = start_engines(programs, cell)
-        port = start_system(programs, cell, runs, endpoints)
-        _warm_up(programs, cell, port)
+        port = start_system(programs, cell, [*first, *runs], endpoints)
+        _warm_up(programs, cell, first, port)
         earlier = _works(endpoints)
         seen, used = _load(programs, cell, runs, port)
         done = [now.since(then) for now, then in zip(_works(endpoints), earlier, strict=True)]
@@ -259,15 +284,20 @@ def _played(duel: Duel, cell: DuelCell, name: str) -> Round:
         work=round(sum(one.tokens for one in done) / planned, 6) if planned else 0.0,
         figures=live_figures(cell.scenario, runs, seen, cell.time_scale, _calls_by_card(endpoints, done)),
         took_s=round(time.monotonic() - began_s, 3),
+        busiest=cell.busiest,
     )
 
 
-def _warm_up(programs: Programs, cell: DuelCell, port: int) -> None:
-    """A run through each branch of each workflow, all of which must be whole. Raises ProgramFailed."""
+def _first_runs(cell: DuelCell) -> list[RunScript]:
+    """A run through each branch of each workflow, whatever the load has of them."""
     first: dict[tuple[str, str], RunScript] = {}
     for run in duel_runs(cell.scenario, 1.0, 0):
         first.setdefault((run.workflow.name, str(sorted(run.cases.items()))), run)
-    runs = [replace(run, at_s=_WARM_UP_GAP_S * number) for number, run in enumerate(first.values())]
+    return [replace(run, at_s=_WARM_UP_GAP_S * number) for number, run in enumerate(first.values())]
+
+
+def _warm_up(programs: Programs, cell: DuelCell, runs: Sequence[RunScript], port: int) -> None:
+    """Play the first runs, all of which must be whole. Raises ProgramFailed."""
     seen = _client(programs, "warm-up", runs, port, cell.time_scale, lambda: None)
     broken = [one for one in seen if one.ending != "whole"]
     if broken:

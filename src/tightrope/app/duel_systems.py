@@ -1,4 +1,4 @@
-"""The programs of a duel: emulated engines, Tightrope as `tightrope serve`, and Ray Serve in either of its modes.
+"""The systems of a duel: Tightrope as `tightrope serve`, and Ray Serve in either of its modes.
 
 Owns their settings and how one knows that they are ready. Starting and ending processes is `programs.py`, starting
 Ray Serve `ray_serve.py`.
@@ -7,67 +7,25 @@ Ray Serve `ray_serve.py`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from tightrope.adapters.emulated_truth import Setting
-from tightrope.app import contenders, ray_serve
+from tightrope.app import ray_serve
 from tightrope.app.contenders import HOST, READY_WITHIN_S, tightrope_command
+from tightrope.app.duel_engines import Endpoint, world_of
 from tightrope.app.programs import Programs, answers, free_ports
-from tightrope.bench.cell import Cell, accelerators, cell_world
+from tightrope.bench.cell import accelerators
 from tightrope.bench.duel import SYSTEMS, DuelCell, System
 from tightrope.bench.duel_load import NODES, asked_by_request
-from tightrope.bench.scenario import Scenario
 from tightrope.flow.document import write_workflow
-from tightrope.model.ids import AcceleratorName, ModelName
+from tightrope.model.ids import ModelName
 from tightrope.model.json import Json
 from tightrope.model.profile import Profile
 from tightrope.model.workflow import Workflow
 from tightrope.sim.script import RunScript
-from tightrope.sim.world import World
 
 MOST_RUNS = 1_000_000
 LONGEST_S = 36_000.0
 """Nothing is refused or given up by a system: what comes too late is missed anyway."""
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """An emulated engine: what it serves, on which card, and where."""
-
-    model: ModelName
-    accelerator: AcceleratorName
-    root: str
-
-    @property
-    def url(self) -> str:
-        """Its base address."""
-        return f"{self.root}/v1"
-
-
-# --- the engines -----------------------------------------------------------------------------------------
-
-
-def start_engines(programs: Programs, cell: DuelCell) -> list[Endpoint]:
-    """One emulated engine for each replica of the scenario, all ready; the same for every system."""
-    world = _world(cell.scenario)
-    settings = [
-        Setting(
-            spec.model,
-            world.truths[spec.model, spec.accelerator],
-            time_scale=cell.time_scale,
-            tokens_per_chunk=cell.tokens_per_chunk,
-        )
-        for spec in world.replicas
-    ]
-    ports = contenders.start_engines(programs, settings)
-    return [
-        Endpoint(spec.model, spec.accelerator, f"http://{HOST}:{port}")
-        for spec, port in zip(world.replicas, ports, strict=True)
-    ]
-
-
-def _world(scenario: Scenario) -> World:
-    return cell_world(Cell(scenario, "foresight", 1.0, 0), ())
 
 
 # --- the systems -----------------------------------------------------------------------------------------
@@ -148,7 +106,7 @@ def _seconds(value_s: float) -> str:
 
 def _believed(cell: DuelCell) -> Iterator[Profile]:
     """What Tightrope believes of the cards: what the simulation believes, at this time scale."""
-    for (model, _), profile in _world(cell.scenario).beliefs.items():
+    for (model, _), profile in world_of(cell.scenario).beliefs.items():
         slower = profile.coefficients.scaled(cell.time_scale)
         yield replace(profile, coefficients=slower, digest=model, engine="openai")
 

@@ -123,8 +123,27 @@ def cell_scripts(
     else:
         plan = Plan(_shares(scenario, models), _process(scenario.arrivals, rate_per_s), count, duration_s)
         found = scripts(plan, seed)
+    if scenario.shrink != 1.0:
+        found = [_shrunk(run, scenario.shrink) for run in found]
     cards = {model: _kinds(scenario, model) for model in scenario.models}
     return promised(found, scenario.promise, cards)
+
+
+def _shrunk(run: RunScript, factor: float) -> RunScript:
+    """The same run with prompts and answers so many times as long, of a token at least."""
+    calls = {
+        step: tuple(
+            replace(
+                item,
+                prompt_tokens=max(1, round(factor * item.prompt_tokens)),
+                output_tokens=max(1, round(factor * item.output_tokens)),
+                prompt_bytes=round(factor * item.prompt_bytes),
+            )
+            for item in items
+        )
+        for step, items in run.calls.items()
+    }
+    return replace(run, calls=calls)
 
 
 def _shares(scenario: Scenario, models: Models) -> tuple[Share, ...]:
@@ -212,6 +231,9 @@ def profiles(scenario: Scenario) -> dict[CardKind, Profile]:
 
 
 def _profile(scenario: Scenario, placement: Placement) -> Profile:
+    for own in scenario.measured:
+        if (own.model, own.accelerator) == (placement.model, placement.accelerator):
+            return own
     setup = scenario.hardware
     return hardware().profile(
         placement.model,
@@ -238,7 +260,8 @@ def accelerators(scenario: Scenario) -> tuple[Accelerator, ...]:
     for placement in scenario.fleet:
         counts[placement.accelerator] = counts.get(placement.accelerator, 0) + placement.count
     prices = dict(scenario.hardware.usd_per_h)
-    rows = [(hardware().accelerator(name), count) for name, count in counts.items()]
+    own = {profile.accelerator: Accelerator(profile.accelerator) for profile in scenario.measured}
+    rows = [(own.get(name) or hardware().accelerator(name), count) for name, count in counts.items()]
     return tuple(
         replace(card, count=count, usd_per_h=prices.get(card.name, card.usd_per_h)) for card, count in rows
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tightrope.model.ids import AcceleratorName, ModelName, TenantId
+from tightrope.model.profile import Profile
 from tightrope.sim.promise import Promise
 
 
@@ -168,7 +169,8 @@ class Scenario:
 
     `small` and `large` are the models that the workflows call so. Either `streams` say who asks for what, or
     `recording` names a load whose arrivals, lengths and tenants belong together. Seeds 0-9 are for tuning and never
-    reported; `seeds` are those that are reported.
+    reported; `seeds` are those that are reported. Prompts and answers have `shrink` of the tokens that they have by the
+    data. `measured` are profiles of this machine's own engines, of which the fleet consists then, and not of cards.
     """
 
     name: str
@@ -191,6 +193,8 @@ class Scenario:
     telemetry_delay_s: float = 0.0
     mishaps: tuple[Mishap, ...] = ()
     elastic: Elastic | None = None
+    shrink: float = 1.0
+    measured: tuple[Profile, ...] = ()
 
     @property
     def unnamed(self) -> Scenario:

@@ -18,6 +18,7 @@ from tightrope.bench.scenario import (
     Surge,
     Trace,
 )
+from tightrope.model.profile import Profile
 from tightrope.model.units import format_ratio, format_seconds
 
 Row = tuple[str, str]
@@ -33,6 +34,8 @@ def _rows(scenario: Scenario) -> Iterator[Row]:
     yield "prices", ", ".join(f"{card.name} {card.usd_per_h:.2f} USD/h" for card in accelerators(scenario))
     yield "fleet in all", f"{bill(scenario).replicas} replicas, {bill(scenario).usd_per_h:.2f} USD/h"
     yield "engines", _engines(scenario.hardware)
+    if scenario.measured:
+        yield "measured", "; ".join(map(_profile, scenario.measured))
     yield "models", f"small is {scenario.small}, large is {scenario.large}"
     yield "load", _load(scenario)
     yield "arrivals", _arrivals(scenario)
@@ -74,6 +77,13 @@ def _engines(setup: Hardware) -> str:
     return ", ".join(parts)
 
 
+def _profile(profile: Profile) -> str:
+    """What a mean call of some size takes alone, of coefficients that nobody can picture."""
+    first_ms, gap_ms = profile.solo_ttft_ms(100), (profile.solo_ms(100, 11) - profile.solo_ttft_ms(100)) / 10
+    pair = f"{profile.model} on {profile.accelerator}"
+    return f"{pair} reads 100 tokens in {first_ms:.0f} ms and says one in {gap_ms:.0f} ms"
+
+
 def _load(scenario: Scenario) -> str:
     if scenario.recording is not None:
         return f"recorded: {scenario.recording}"
@@ -83,7 +93,8 @@ def _load(scenario: Scenario) -> str:
         if scenario.lengths == "varied"
         else "every call of a node of the mean length"
     )
-    return f"{', '.join(streams)}; {lengths}"
+    shrunk = "" if scenario.shrink == 1.0 else f", {format_ratio(scenario.shrink)} of that"
+    return f"{', '.join(streams)}; {lengths}{shrunk}"
 
 
 def _arrivals(scenario: Scenario) -> str:

@@ -105,7 +105,8 @@ def bench(
     live         policies on this machine's own engines
     elastic      a fleet on this machine's own engines that begins and ends at zero
     parity       this machine's own engines against their simulation
-    duel WHICH   Tightrope and Ray Serve, live, on emulated engines of a scenario
+    duel WHICH   Tightrope and Ray Serve, live, on emulated engines of a scenario, or
+                 on `real` ones
     overhead     what a gateway adds to a call and to a streamed chunk, beside other gateways
 
     What has been simulated already is not simulated again: an interrupted benchmark goes on where it stopped.
