@@ -17,6 +17,7 @@ import matplotlib as mpl
 from tightrope.bench.credibility import Credibility, credibility_table
 from tightrope.bench.distances import Distances, distances_table
 from tightrope.bench.disturbed import Shaken, shaken_table
+from tightrope.bench.duel_real import NAME as REAL
 from tightrope.bench.duel_report import DuelReport
 from tightrope.bench.duel_text import duel_from_json, duel_summary
 from tightrope.bench.goals import CLUSTERS, goals
@@ -173,13 +174,14 @@ def simulated() -> str:
 
 
 def duel_parts() -> list[str]:
-    """Live systems before the same emulated engines, Ray Serve among them."""
+    """Live systems before the same engines, Ray Serve among them."""
     parts = []
     for folder in sorted(DATA.glob("duel-*")):
         found = duel_from_json(json.loads((folder / "report.json").read_text("utf-8")), str(folder))
         seeds = ", ".join(map(str, found.live.seeds))
+        engines = "real llama.cpp engines" if found.live.scenario == REAL else "emulated engines"
         text = (
-            "Live: real gateways, routers and streams before the same emulated engines; "
+            f"Live: real gateways, routers and streams before the same {engines}; "
             f"{dict(found.live.setting)['time']}; seeds {seeds}; [the whole report](results/{folder.name}/report.md)."
         )
         parts += [f"### A duel on `{found.live.scenario}`", duel_command(found), text, duel_summary(found)]
@@ -191,9 +193,10 @@ def duel_command(found: DuelReport) -> str:
     live, scales = found.live, sorted({one.time_scale for one in found.rounds})
     shares = ",".join(f"{share:.4g}%" for share in sorted({100 * one.share for one in live.points}))
     length = dict(live.setting)["time"].split(",")[0]
+    scale = "" if live.scenario == REAL else f" --time-scale {scales[0]:g}"
     return (
         f"```sh\ntightrope bench duel {live.scenario} --policies {','.join(live.policies)} --rates {shares} "
-        f"--seeds {','.join(map(str, live.seeds))} --duration {length} --time-scale {scales[0]:g}\n```"
+        f"--seeds {','.join(map(str, live.seeds))} --duration {length}{scale}\n```"
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from tightrope.bench.duel import BUSIEST, SYSTEMS, Round
+from tightrope.bench.duel import BUSIEST, BUSIEST_OWN, SYSTEMS, Round
 from tightrope.bench.duel_report import LEVELS, SCHEMA, Against, DuelReport, Ratio
 from tightrope.bench.parity import ATTAINMENT_POINTS, P50_OFF, P95_OFF
 from tightrope.bench.report import Capacity, Point, Report
@@ -86,7 +86,7 @@ def duel_markdown(found: DuelReport, pictures: Sequence[str] = ()) -> str:
 
 
 _WHAT = (
-    "Live systems, each in turn before the same emulated engines under the same requests at the same moments. Times "
+    "Live systems, each in turn before the same engines under the same requests at the same moments. Times "
     "are those of the wall over the time scale of the round."
 )
 _CAPACITY = (
@@ -101,10 +101,11 @@ _AGAINST = (
     "with that mean themselves."
 )
 _ROUNDS = (
-    f"Busy: share of all processor cores in use, by anybody, while runs arrived; above {BUSIEST:.0%} a round does not "
-    "count and is repeated with a larger time scale. Own: the part of it that the programs of the duel used. Late: how "
-    "much later than planned the client sent, 99th percentile, on the wall. Work: tokens that engines read and said "
-    "over those that the whole runs need; 1 when every run was whole."
+    f"Busy: share of all processor cores in use, by anybody, while runs arrived; above {BUSIEST:.0%} "
+    f"({BUSIEST_OWN:.0%} with real engines, whose work it is) a round does not count. With emulated ones it is then "
+    "repeated with a larger time scale. Own: the part of it that the programs of the duel used. Late: how much later "
+    "than planned the client sent, 99th percentile, on the wall. Work: tokens that engines read and said over those "
+    "that the whole runs need; 1 when every run was whole."
 )
 
 
