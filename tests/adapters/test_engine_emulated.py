@@ -394,7 +394,7 @@ def test_4_what_is_no_request_ends_the_connection(sent: bytes, status: int) -> N
     [
         ({"profile": {"kv_tokens": 1}}, "kv_tokens is 1"),
         ({"profile": {"coefficients": {"a": -1.0}}}, "coefficient a is -1.0"),
-        ({"profile": {"coefficients": {"a": 0.0}}}, "a and h are both 0"),
+        ({"profile": {"coefficients": {"a": 0.0, "b": 0.0}}}, "a and h are both 0, and so is b or d"),
         ({"profile": {"max_sequences": 0}}, "max_sequences is 0"),
         ({"profile": {"step_tokens": "many"}}, "step_tokens"),
         ({"noise": -0.1}, "cannot be negative"),

@@ -145,8 +145,8 @@ def _problem(profile: Profile) -> str | None:
     for name, value in (("a", k.a), ("b", k.b), ("c", k.c), ("d", k.d), ("e", k.e), ("h", k.h)):
         if value < 0:
             return f"coefficient {name} is {value}; a step never takes less time for more work"
-    if k.a + k.h <= 0:
-        return "coefficients a and h are both 0; a step takes some time"
+    if k.a + k.h + min(k.b, k.d) <= 0:  # every step has a sequence or a prompt token in it
+        return "coefficients a and h are both 0, and so is b or d; a step takes some time"
     for name, count in (("step_tokens", profile.step_tokens), ("max_sequences", profile.max_sequences)):
         if count < 1:
             return f"{name} is {count}; it must be at least 1"
