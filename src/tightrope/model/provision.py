@@ -47,8 +47,9 @@ class Provisioning:
     It looks every `every_s` seconds. `attain` is the share of calls that shall begin within their budget by the
     queueing model, `headroom` the part of each replica left free on top. More than `risk` of the calls predicted
     late starts an increase. A replica goes after `idle_after_s` without need of it, and between two changes of one
-    model downward, or after one upward, lie `cooldown_s`. `max_usd_per_h` is the budget, of the replicas that
-    drain too. `target` is the number that a policy of others aims at, in its own unit; None: its authors' default.
+    model downward, or after one upward, lie `cooldown_s`, unless cheaper cards came in its place. `max_usd_per_h` is
+    the budget, of the replicas that drain too. `target` is the number that a policy of others aims at, in its own
+    unit; None: its authors' default.
     """
 
     policy: str = "least-cost"
