@@ -20,7 +20,7 @@ SLOTS, CONTEXT_TOKENS = 4, 2048
 """Calls that an engine serves at once, and what each of them may have."""
 SHRINK = 1 / 32
 """A processor reads and writes a hundredth of what a card does: prompts and answers are so much shorter."""
-LOADS = (0.3, 0.6, 0.9)
+LOADS = (0.2, 0.4, 0.6)
 SEEDS = (100, 101, 102)
 LASTS_S, WARM_UP_S = 150.0, 20.0
 
