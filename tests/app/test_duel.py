@@ -151,6 +151,8 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: py
     assert measured_engines(tmp_path, print) == profiles
     duel = _planned(Options(which="real", out=tmp_path, duration="40s", rates=("50%",)), print)
     assert (duel.time_scale, duel.scenario.duration_s, duel.scenario.measured) == (1.0, 40.0, profiles)
-    (tmp_path / PROFILES_FILE).write_text("{}", encoding="utf-8")
-    with pytest.raises(InvalidInput, match="delete it, and they are measured anew"):
-        measured_engines(tmp_path, print)
+    whole = (tmp_path / PROFILES_FILE).read_text("utf-8")
+    for broken in ("{}", "[]", whole[:-40], whole.replace("kv_tokens", "kv")):
+        (tmp_path / PROFILES_FILE).write_text(broken, encoding="utf-8")
+        with pytest.raises(InvalidInput, match="delete it, and they are measured anew"):
+            measured_engines(tmp_path, print)

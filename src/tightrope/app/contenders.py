@@ -10,13 +10,14 @@ import json
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from tightrope.adapters.emulated_truth import Setting, command_line
 from tightrope.adapters.store_sqlite import SqliteStore
 from tightrope.app import pinned
 from tightrope.app.embedded import Say, cache_dir
-from tightrope.app.programs import Programs, answers, free_ports
+from tightrope.app.programs import Program, Programs, answers, free_ports
 from tightrope.bench.library import scenarios_folder
 from tightrope.model.errors import NotFound
 from tightrope.model.json import Json
@@ -33,9 +34,14 @@ def start_engines(programs: Programs, settings: Sequence[Setting]) -> list[int]:
         programs.start(f"engine-{number}-{setting.name}", command_line(setting, port))
         for number, (setting, port) in enumerate(zip(settings, ports, strict=True), start=1)
     ]
-    for program, port in zip(started, ports, strict=True):
-        program.until(lambda port=port: answers(f"http://{HOST}:{port}/health"), READY_WITHIN_S)  # type: ignore[misc]
+    until_healthy(started, ports)
     return ports
+
+
+def until_healthy(started: Sequence[Program], ports: Sequence[int]) -> None:
+    """Return when the engine at each of these ports says that it is well. Raises ProgramFailed."""
+    for program, port in zip(started, ports, strict=True):
+        program.until(partial(answers, f"http://{HOST}:{port}/health"), READY_WITHIN_S)
 
 
 def tightrope_command(folder: Path, config: Mapping[str, Json], profiles: Iterable[Profile]) -> list[str]:

@@ -123,41 +123,25 @@ def bench_duel(common: Common, options: Options) -> Answer:
 
 
 def _planned(options: Options, say: Say) -> Duel:
-    if options.which == duel_real.NAME:
-        return _planned_real(options, say)
-    scenario = load_scenario(options.which)
-    check_scenario(scenario)
-    if options.duration:
-        length_s = seconds(options.duration)
-        scenario = replace(scenario, duration_s=length_s, warm_up_s=min(scenario.warm_up_s, length_s / 5))
-    return Duel(
-        scenario=scenario,
-        systems=chosen_systems(options.policies),
-        rates=tuple(map(parse_rate, options.rates)) or tuple(Rate(share=share) for share in SHARES),
-        seeds=parse_seeds(list(options.seeds.split(","))) if options.seeds else SEEDS,
-        time_scale=options.time_scale or TIME_SCALE,
-        folder=options.out or RESULTS / f"duel-{scenario.name}",
-    )
-
-
-def _planned_real(options: Options, say: Say) -> Duel:
-    """Real engines cannot be made slower; what they are is measured first. Raises InvalidInput."""
-    if options.time_scale not in (None, 1.0):
+    """What was asked for; real engines are measured last, as that takes a while. Raises InvalidInput."""
+    is_real = options.which == duel_real.NAME
+    if is_real and options.time_scale not in (None, 1.0):
         raise InvalidInput("real engines are as fast as they are; leave out --time-scale")
-    folder = options.out or RESULTS / f"duel-{duel_real.NAME}"
+    emulated = None if is_real else load_scenario(options.which)
+    if emulated is not None:
+        check_scenario(emulated)
     systems = chosen_systems(options.policies)
-    scenario = duel_real.real_scenario(measured_engines(folder, say))
-    if options.duration:
-        length_s = seconds(options.duration)
+    shares = duel_real.LOADS if is_real else SHARES
+    rates = tuple(map(parse_rate, options.rates)) or tuple(Rate(share=share) for share in shares)
+    usual = duel_real.SEEDS if is_real else SEEDS
+    seeds = parse_seeds(list(options.seeds.split(","))) if options.seeds else usual
+    length_s = seconds(options.duration) if options.duration else None
+    folder = options.out or RESULTS / f"duel-{duel_real.NAME if emulated is None else emulated.name}"
+    scenario = emulated or duel_real.real_scenario(measured_engines(folder, say))
+    if length_s is not None:
         scenario = replace(scenario, duration_s=length_s, warm_up_s=min(scenario.warm_up_s, length_s / 5))
-    return Duel(
-        scenario=scenario,
-        systems=systems,
-        rates=tuple(map(parse_rate, options.rates)) or tuple(Rate(share=share) for share in duel_real.LOADS),
-        seeds=parse_seeds(list(options.seeds.split(","))) if options.seeds else duel_real.SEEDS,
-        time_scale=1.0,
-        folder=folder,
-    )
+    time_scale = options.time_scale or (1.0 if is_real else TIME_SCALE)
+    return Duel(scenario, systems, rates, seeds, time_scale, folder)
 
 
 def _say_how_long(common: Common, duel: Duel) -> None:
@@ -215,8 +199,9 @@ def _next(
 def _counting(common: Common, duel: Duel, store: Store[Round], cell: DuelCell) -> Round:
     """The round of a cell; played again with more time for everything while the processor was too busy."""
     found = _kept(common, duel, store, cell)
-    for _ in range(ATTEMPTS - 1):
-        if not found.counts and not cell.scenario.measured:
+    again = 0 if cell.scenario.measured else ATTEMPTS - 1
+    for _ in range(again):
+        if not found.counts:
             cell = cell.slower
             found = _kept(common, duel, store, cell)
     return found

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -16,12 +16,12 @@ from tightrope.adapters.emulated_truth import Setting
 from tightrope.adapters.process import Process
 from tightrope.adapters.processor_share import ProcessorShares, find_mechanism
 from tightrope.app import contenders
-from tightrope.app.compose import engine_command, possible_replicas
+from tightrope.app.compose import engine_command
 from tightrope.app.config import Config, parse_config
-from tightrope.app.contenders import HOST, READY_WITHIN_S
+from tightrope.app.contenders import HOST
 from tightrope.app.embedded import Say, cache_dir, ensure_engine
 from tightrope.app.profiling import measure_pair
-from tightrope.app.programs import ProgramFailed, Programs, answers, free_ports
+from tightrope.app.programs import ProgramFailed, Programs, free_ports
 from tightrope.bench.cell import Cell, cell_world
 from tightrope.bench.duel import DuelCell
 from tightrope.bench.duel_real import CONTEXT_TOKENS, MODEL, SHARES, SLOTS
@@ -94,8 +94,7 @@ def _paced(programs: Programs, replicas: Sequence[ReplicaSpec], truths: Sequence
             raise ProgramFailed(f"{program.name} has ended at once; what it said is in {program.log}")
         shares.apply(key, SHARES[spec.accelerator], process)
         started.append(program)
-    for program, port in zip(started, ports, strict=True):
-        program.until(_is_up(port), READY_WITHIN_S)
+    contenders.until_healthy(started, ports)
     return [
         Setting(spec.model, truth, paced_by=f"http://{HOST}:{port}")
         for spec, truth, port in zip(replicas, truths, ports, strict=True)
@@ -104,10 +103,6 @@ def _paced(programs: Programs, replicas: Sequence[ReplicaSpec], truths: Sequence
 
 def _release(shares: ProcessorShares, key: str) -> None:
     asyncio.run(shares.release(key))
-
-
-def _is_up(port: int) -> Callable[[], bool]:
-    return lambda: answers(f"http://{HOST}:{port}/health")
 
 
 def measured_engines(folder: Path, say: Say) -> tuple[Profile, ...]:
@@ -134,12 +129,15 @@ def measured_engines(folder: Path, say: Say) -> tuple[Profile, ...]:
 
 
 def _read(file: Path) -> tuple[Profile, ...]:
-    tree = json.loads(file.read_text("utf-8"))
-    if not isinstance(tree, dict) or tree.get("schema") != SCHEMA:
-        raise InvalidInput(
-            f"{file} holds no profiles of a duel ({SCHEMA}); delete it, and they are measured anew"
-        )
-    return tuple(decode(Profile, one) for one in tree["profiles"])
+    try:
+        tree = json.loads(file.read_text("utf-8"))
+        if tree["schema"] == SCHEMA:
+            return tuple(decode(Profile, one) for one in tree["profiles"])
+    except (ValueError, KeyError, TypeError, InvalidInput):
+        pass  # half written, or of somebody else
+    raise InvalidInput(
+        f"{file} holds no profiles of a duel ({SCHEMA}); delete it, and they are measured anew"
+    )
 
 
 def _config(state: Path) -> Config:
@@ -163,6 +161,4 @@ def _config(state: Path) -> Config:
         },
         "cluster": {"local": {"state": str(state)}},
     }
-    config = parse_config(json.dumps(tree), state / "duel.yaml", {}).config
-    assert len(possible_replicas(config)) == len(SHARES)
-    return config
+    return parse_config(json.dumps(tree), state / "duel.yaml", {}).config

@@ -92,15 +92,13 @@ def need(
     """
     kinds = kinds or (UNKNOWN,)
     rare = _rare(kinds, RARE * (1 - attain))
-    had = [group.most > 0 for group in groups]
-    had = had if any(had) else [True] * len(had)
+    had = [at for at, group in enumerate(groups) if group.most] or range(len(groups))
     bears: list[tuple[float, ...]] = []
-    for at, kind in enumerate(kinds):
-        row = [bearable_per_s(group.profile, kind, attain) for group in groups]
-        ever = [at_most_per_s(group.profile, kind) for group in groups]
-        can_be_had = [pair for pair, is_had in zip(zip(row, ever, strict=True), had, strict=True) if is_had]
-        if at in rare or all(one < HARSH * most for one, most in can_be_had):
-            row = ever
+    for number, kind in enumerate(kinds):
+        row = ever = [at_most_per_s(group.profile, kind) for group in groups]
+        if number not in rare:
+            row = [bearable_per_s(group.profile, kind, attain) for group in groups]
+            row = ever if all(row[at] < HARSH * ever[at] for at in had) else row
         bears.append(tuple(_rounded((1 - headroom) * one) for one in row))
     return Need(model, tuple(groups), tuple(_rounded(kind.share) for kind in kinds), tuple(bears), per_s)
 

@@ -179,8 +179,7 @@ def _parts(
     def usd_per_h(claim: Claim, part: float) -> float:
         one = by_model[claim.model]
         per_s = max(one.arrivals.forecast(situation.now_s, 0.0).per_s, memory.get(f"{claim.model}/peak", 0.0))
-        wants = _need(one, part, per_s, situation)
-        return price(wants, situation.cards)
+        return price(_need(one, part, per_s, situation), situation.cards)
 
     parts = parts_of(claims, known)
     if is_looked_at:
@@ -219,7 +218,7 @@ def _at_risk(look: Look, memory: dict[str, float]) -> list[Wanted]:
     is_recent = look.situation.now_s - one.raised_s < settings.cooldown_s
     if is_recent or not _is_seen(one, look.situation, memory):
         return [_hold(one, ScaleReason.COOLDOWN, look.evidence)]
-    late = look.late_with({})
+    late = look.late_with()
     best: tuple[float, Group] | None = None
     for group in one.groups:
         if group.have >= group.most:

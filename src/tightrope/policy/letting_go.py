@@ -16,7 +16,7 @@ from tightrope.model.ids import AcceleratorName
 from tightrope.policy.fleet_plan import Need
 from tightrope.policy.forecast import BIN_S, LEVEL_GAIN
 from tightrope.policy.provision import Demanded, PastCall, ScaleReason, Situation, Wanted
-from tightrope.policy.replay import late_share, machines_of
+from tightrope.policy.replay import NO_CHANGE, late_share, machines_of
 
 Evidence = tuple[tuple[str, float], ...]
 
@@ -59,9 +59,13 @@ class Look:
         """The calls of the last minute."""
         return tuple(call for call in self.one.past if call.at_s > self.situation.now_s - REPLAYED_S)
 
-    def late_with(self, changes: Mapping[AcceleratorName, int]) -> float:
+    def late_with(self, changes: Mapping[AcceleratorName, int] = NO_CHANGE) -> float:
         """The share of them that would have been late with so many replicas more, or fewer, on these cards."""
         return late_share(self.replayed, self.part, machines_of(self.one.groups, changes))
+
+    def worse_with(self, changes: Mapping[AcceleratorName, int]) -> float:
+        """How much larger that share is than without these changes."""
+        return self.late_with(changes) - self.late_with()
 
 
 def other(look: Look, counts: tuple[int, ...], memory: dict[str, float]) -> list[Wanted]:
@@ -85,7 +89,7 @@ def other(look: Look, counts: tuple[int, ...], memory: dict[str, float]) -> list
     changes = {
         group.bounds.accelerator: count - group.ready for group, count in zip(one.groups, counts, strict=True)
     }
-    if look.late_with(changes) - look.late_with({}) > settings.risk / 2:
+    if look.worse_with(changes) > settings.risk / 2:
         return []
     memory[key] = now_s
     evidence = (*look.evidence, ("saves", round(usd - then, 4)))
@@ -115,7 +119,6 @@ def fewer(look: Look, share: float, rise: Rise) -> list[Wanted]:
     spared = _spared(one, peak, least_per_s)
     if not spared:
         return []
-
     is_relieved = rise.was_exchange and one.raised_s > one.lowered_s  # by those that were started to that end
     if not is_relieved and look.situation.now_s - max(one.raised_s, one.lowered_s) < settings.cooldown_s:
         return _without(look, spared, ScaleReason.COOLDOWN)
@@ -124,7 +127,7 @@ def fewer(look: Look, share: float, rise: Rise) -> list[Wanted]:
         if not spared:
             return _without(look, wished, ScaleReason.NEEDED_AGAIN)
     changes = {group.bounds.accelerator: -count for group, count in zip(one.groups, spared, strict=True)}
-    worse = 0.0 if is_idle else look.late_with(changes) - look.late_with({})
+    worse = 0.0 if is_idle else look.worse_with(changes)
     if worse > settings.risk / 2:
         return _without(look, spared, ScaleReason.REPLAY, ("worse", round(worse, 4)))
     reason = ScaleReason.CHEAPER if rise.was_exchange else ScaleReason.UNNEEDED

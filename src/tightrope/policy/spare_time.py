@@ -1,8 +1,8 @@
 """Spare time: which part of what a run has beyond its own work is planned for the calls of which model.
 
 Owns the parts and how they are bettered: from round to round some is moved from one model to another if the fleet of
-both becomes cheaper by it. A promise is kept whoever uses the time, but a queue in
-front of dear cards saves more than one in front of cheap ones.
+both becomes cheaper by it. A promise is kept whoever uses the time, but a queue in front of dear cards saves more than
+one in front of cheap ones.
 """
 
 from __future__ import annotations
