@@ -41,8 +41,9 @@ def _apart(one: _Key, other: _Key) -> int:
 
 
 def _where(call: PastCall, cards: Sequence[Profile], part: float) -> tuple[bool, ...]:
-    own = _as_kind([call], 1.0, part)
-    return tuple(critical_s(card, own, AMONG) <= own.budget_s for card in cards)
+    budget_s = call.budget_s(part)
+    own = Kind(1.0, call.prompt_tokens, call.output_tokens, budget_s, call.tpot_s, call.is_terminal)
+    return tuple(critical_s(card, own, AMONG) <= budget_s for card in cards)
 
 
 def _as_kind(calls: Sequence[PastCall], share: float, part: float) -> Kind:
