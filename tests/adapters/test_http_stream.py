@@ -4,6 +4,8 @@
 2. An answer that breaks off is told as broken, once; one whose framing says that it is whole is not.
 3. A reader that is behind is given nothing more, and the server is made to wait.
 4. Whatever the reader raises is raised by `post`; leaving closes the connection.
+5. A connection is used again after a whole answer, and only then. A request that meets one which the server has
+   closed is sent once more; one that was answered in part never is.
 """
 
 from __future__ import annotations
@@ -69,7 +71,7 @@ async def serving(script: Script) -> AsyncIterator[tuple[HttpStreams, bytes]]:
     streams = HttpStreams(origin)
     async with server:
         yield streams, head_of_post(origin, "/v1/x", {})
-        streams.close()
+        await streams.close()
 
 
 def sends(*parts: bytes, closes: bool = False) -> Script:
@@ -130,7 +132,7 @@ async def test_2_an_answer_that_breaks_off_is_broken(answer: bytes) -> None:
 
 async def test_2_no_answer_at_all_is_raised() -> None:
     reader = Reader()
-    with pytest.raises(OSError, match="before an answer came"):
+    with pytest.raises(OSError, match="closed by the other side"):
         await read(sends(closes=True), reader)
     assert not reader.heads
     assert not reader.ends
@@ -178,7 +180,7 @@ async def test_3_what_came_before_a_break_is_told_after_the_reader_has_caught_up
     async with asyncio.timeout(LIMIT_S), serving(sends(ANSWER, closes=True)) as (streams, head):
         call = asyncio.create_task(streams.post(head, b"{}", reader))
         await reader.has_data.wait()
-        streams.close()
+        await streams.close()
         await asyncio.sleep(0)
         assert not call.done()
         gate.set()
@@ -234,6 +236,122 @@ async def test_4_leaving_closes_the_connection() -> None:
         with pytest.raises(asyncio.CancelledError):
             await call
         await is_closed.wait()
+
+
+WRITTEN = {
+    "part": ANSWER[:-14],
+    "ration": ANSWER.replace(b"\r\n", b"\r\nKeep-Alive: timeout=5, max=100\r\n", 1),
+}
+"""What is answered instead of the whole answer."""
+
+
+class Counting:
+    """A server that notes on which connection each request came, and does with the n-th request what `does[n]` says."""
+
+    def __init__(self, *does: str) -> None:
+        self.does = does
+        self.requests: list[int] = []
+        self.connections = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        mine = self.connections
+        try:
+            while await reader.readuntil(b"\r\n\r\n"):
+                await reader.readexactly(2)
+                self.requests.append(mine)
+                what = self.does[len(self.requests) - 1]
+                if what == "vanish":
+                    break
+                writer.write(WRITTEN.get(what, ANSWER))
+                await writer.drain()
+                if what in ("part", "close"):
+                    break
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+
+
+async def asked(server: Counting, times: int, *, stop_at: bytes | None = None) -> list[Reader]:
+    """So many requests, one after the other."""
+    readers = [Reader(stop_at=stop_at) for _ in range(times)]
+    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
+    origin = Origin.of(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}")
+    streams = HttpStreams(origin)
+    async with asyncio.timeout(LIMIT_S), listening:
+        try:
+            for reader in readers:
+                await streams.post(head_of_post(origin, "/", {}), b"{}", reader)
+        finally:
+            await streams.close()
+    return readers
+
+
+@pytest.mark.parametrize("stop_at", [None, b"world"], ids=["to-the-end", "reader-has-enough"])
+async def test_5_a_connection_is_used_again(stop_at: bytes | None) -> None:
+    server = Counting("answer", "answer", "answer")
+    readers = await asked(server, 3, stop_at=stop_at)
+    assert server.requests == [1, 1, 1]
+    assert all(bytes(reader.data) == b"hello world" and reader.ends == [None] for reader in readers)
+
+
+async def test_5_a_connection_that_costs_the_server_a_thread_is_not_used_again() -> None:
+    server = Counting("ration", "ration", "answer")
+    readers = await asked(server, 3)
+    assert server.requests == [1, 2, 3]
+    assert all(bytes(reader.data) == b"hello world" for reader in readers)
+
+
+async def test_5_a_connection_that_the_server_closes_after_each_answer_costs_nothing_but_itself() -> None:
+    server = Counting("close", "close", "close")
+    readers = await asked(server, 3)
+    assert server.requests == [1, 2, 3]
+    assert all(bytes(reader.data) == b"hello world" for reader in readers)
+
+
+async def test_5_a_request_that_vanishes_on_a_used_connection_is_sent_once_more() -> None:
+    server = Counting("answer", "vanish", "answer")
+    readers = await asked(server, 2)
+    assert server.requests == [1, 1, 2]
+    assert [len(reader.heads) for reader in readers] == [1, 1]
+
+
+async def test_5_a_request_that_vanishes_on_a_new_connection_is_not() -> None:
+    server = Counting("answer", "vanish", "vanish", "answer")
+    with pytest.raises(OSError, match="closed"):
+        await asked(server, 2)
+    assert server.requests == [1, 1, 2]
+
+
+async def test_5_a_request_that_was_answered_in_part_is_not_sent_again() -> None:
+    server = Counting("answer", "part", "answer")
+    readers = await asked(server, 2)
+    assert server.requests == [1, 1]
+    assert isinstance(readers[1].ends[0], OSError)
+
+
+async def test_5_a_server_that_closes_at_once_is_lost_and_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+
+    listening = await asyncio.start_server(close, "127.0.0.1", 0)
+    origin = Origin.of(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}")
+    streams = HttpStreams(origin)
+    connect = streams._connect
+
+    async def connect_and_dawdle() -> object:
+        connection = await connect()
+        while connection.lost is None:  # noqa: ASYNC110 - whoever is late finds it closed
+            await asyncio.sleep(0)
+        return connection
+
+    monkeypatch.setattr(streams, "_connect", connect_and_dawdle)
+    async with asyncio.timeout(LIMIT_S), listening:
+        with pytest.raises(OSError, match=r"closed|reset"):
+            await streams.post(head_of_post(origin, "/", {}), b"{}", Reader())
 
 
 def test_an_address_names_its_place() -> None:

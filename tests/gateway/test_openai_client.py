@@ -27,6 +27,7 @@ from tests.gateway.world import (
     until,
 )
 from tightrope.gateway.app import Settings
+from tightrope.gateway.server import Protocol
 from tightrope.model.errors import Rejected
 from tightrope.model.outcome import FailureKind, Outcome
 from tightrope.runtime.client import RunHandle, RunRequest
@@ -39,14 +40,15 @@ def world() -> World:
     return World(settings=Settings(stall_s=0.3))
 
 
-@pytest.fixture
-async def address(world: World) -> AsyncIterator[str]:
+@pytest.fixture(params=["httptools", Protocol], ids=["any-server", "own-protocol"])
+async def address(world: World, request: pytest.FixtureRequest) -> AsyncIterator[str]:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         # A connection is not closed for being idle: a request that is sent just then would fail.
         config = uvicorn.Config(
-            world.app, lifespan="off", ws="none", log_level="error", access_log=False, timeout_keep_alive=600
-        )
+            world.app, http=request.param, lifespan="off", ws="none", log_level="error", access_log=False,
+            timeout_keep_alive=600,
+        )  # fmt: skip
         server = uvicorn.Server(config)
         serving = asyncio.ensure_future(server.serve([listening]))
         await until(lambda: server.started)

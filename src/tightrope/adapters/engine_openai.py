@@ -7,6 +7,7 @@ tries nothing twice. Connections are `http_stream.py`; how events are cut out of
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 
@@ -14,7 +15,7 @@ import aiohttp
 import msgspec
 
 from tightrope.adapters.http_stream import CONNECT_LIMIT_S, HttpStreams, NotHttp, Origin, head_of_post
-from tightrope.adapters.sse import EventReader, EventTooLong
+from tightrope.adapters.sse import BLANK, FIELD, EventReader, EventTooLong
 from tightrope.model.errors import EngineFailed, InvalidInput
 from tightrope.model.outcome import FailureKind, Usage
 from tightrope.ports import Chunk, EngineFacts, EngineRequest, Message, Take
@@ -93,7 +94,7 @@ class OpenAIEngine:
 
     async def close(self) -> None:
         """Close every connection; requests under way end with EngineFailed(REPLICA_LOST)."""
-        self._streams.close()
+        await self._streams.close()
         if self._opened is not None:
             await self._opened.close()
             self._opened = None
@@ -117,7 +118,7 @@ class OpenAIEngine:
     def _session(self) -> aiohttp.ClientSession:
         if self._opened is None:
             self._opened = aiohttp.ClientSession(
-                # As with streams, a connection is never used twice.
+                # Such calls are few, and an open connection costs some engines a thread.
                 connector=aiohttp.TCPConnector(limit=0, force_close=True),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_LIMIT_S),
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -249,6 +250,10 @@ class _Answer:
             self._refusal += data
             self.is_over = len(self._refusal) >= _ERROR_BODY_BYTES
             return None
+        if self._events.is_between:
+            chunk = self._chunks.at_once(data)
+            if chunk is not None:
+                return self._take(chunk)
         try:
             events = self._events.feed(data)
         except EventTooLong as error:
@@ -301,12 +306,23 @@ class _Answer:
 class _Chunks:
     """Reads the events of one stream.
 
-    Engines repeat everything around `choices` from event to event. Where that is so, only the choices are read.
+    Engines repeat everything around `choices` from event to event, and nearly always all but the text in them. What is
+    as it was before is compared, and not decoded again.
     """
 
     def __init__(self, request: EngineRequest) -> None:
         self._request = request
         self._before = self._after = b""
+        self._until_text = self._from_text = b""
+        self._choices_from = self._choices_until = 0
+
+    def at_once(self, received: bytes) -> Chunk | None:
+        """The piece in one whole event that has nothing new but its text; None for everything else."""
+        until, beyond = self._until_text, self._from_text
+        if not (until and received.startswith(until) and received.endswith(beyond)):
+            return None
+        text = _plain(received[len(until) : -len(beyond)])
+        return Chunk(text, received[self._choices_from : self._choices_until], True) if text else None
 
     def read(self, event: bytes) -> Chunk:
         """The piece of an answer in an event. Raises EngineFailed for an error and for nonsense."""
@@ -316,9 +332,12 @@ class _Chunks:
             if raw[:1] == b"[" and raw[-1:] == b"]":
                 try:
                     # Were there anything but one list between them, this would fail.
-                    return _piece(raw, _decode_choices(raw))
+                    choices = _decode_choices(raw)
                 except (msgspec.MsgspecError, UnicodeDecodeError):
                     pass
+                else:
+                    self._learn_text(raw, choices)
+                    return _piece(raw, choices)
         return self._read_new(event)
 
     def _read_new(self, event: bytes) -> Chunk:
@@ -342,9 +361,40 @@ class _Chunks:
         if value.startswith(raw) and _CHOICES not in value:
             after = value[len(raw) :]
             self._before, self._after = event[: len(event) - len(value)], after
+            self._until_text = b""
+
+    def _learn_text(self, raw: bytes, choices: Sequence[_Choice]) -> None:
+        """Keep what stands around the text of a piece that says one text and nothing else."""
+        if len(choices) != 1 or choices[0].finish_reason is not None or _text(choices[0]) in ("", _PROBE):
+            return
+        found = _TEXT.search(raw)
+        if found is None:
+            return
+        until, beyond = raw[: found.start(1)], raw[found.end(1) :]
+        try:
+            probed = _piece(raw, _decode_choices(until + _PROBE.encode() + beyond))
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return
+        # Any other text there is read as exactly that, or it is another place.
+        if probed == Chunk(_PROBE, raw, True):
+            self._until_text = b"".join((FIELD, self._before, until))
+            self._from_text = b"".join((beyond, self._after, BLANK))
+            self._choices_from = len(FIELD) + len(self._before)
+            self._choices_until = -len(self._after) - len(BLANK)
 
 
 _CHOICES = b'"choices"'
+_TEXT = re.compile(rb'"(?:content|text)"\s*:\s*"((?:[^"\\]|\\.)*)"')
+_PROBE = "another text"
+
+
+def _plain(written: bytes) -> str:
+    """The inside of a string of JSON that means itself; "" for anything else."""
+    try:
+        text = written.decode()
+    except UnicodeDecodeError:
+        return ""
+    return text if '"' not in text and "\\" not in text and text.isprintable() else ""
 
 
 def _piece(raw: bytes, choices: Sequence[_Choice], usage: Usage | None = None) -> Chunk:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
-_FIELD, _BLANK = b"data: ", b"\n\n"
+FIELD, BLANK = b"data: ", b"\n\n"
+"""What stands before and after the data of an event of one line."""
 
 
 class EventTooLong(ValueError):
@@ -28,6 +29,11 @@ class EventReader:
         self._data: list[bytes] = []
         self._held_bytes = 0
         self._ended_in_cr = False
+
+    @property
+    def is_between(self) -> bool:
+        """Whether the last event has ended, and the next one has not begun."""
+        return not (self._held_bytes or self._line or self._data or self._ended_in_cr)
 
     def feed(self, received: bytes) -> list[bytes]:
         """The data of every event that `received` completes, in order. Raises EventTooLong."""
@@ -87,9 +93,9 @@ class EventReader:
 
 def _plain_events(received: bytes, limit_bytes: int) -> list[bytes] | None:
     """The events if they are all whole and of one line each, which is how engines send nearly every piece."""
-    if not (received.startswith(_FIELD) and received.endswith(_BLANK)) or b"\r" in received:
+    if not (received.startswith(FIELD) and received.endswith(BLANK)) or b"\r" in received:
         return None
-    events = received[len(_FIELD) : -len(_BLANK)].split(_BLANK + _FIELD)
-    if received.count(b"\n") != len(_BLANK) * len(events) or len(received) > limit_bytes:
+    events = received[len(FIELD) : -len(BLANK)].split(BLANK + FIELD)
+    if received.count(b"\n") != len(BLANK) * len(events) or len(received) > limit_bytes:
         return None
     return events

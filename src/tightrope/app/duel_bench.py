@@ -127,7 +127,7 @@ def _planned(options: Options, say: Say) -> Duel:
     is_real = options.which == duel_real.NAME
     if is_real and options.time_scale not in (None, 1.0):
         raise InvalidInput("real engines are as fast as they are; leave out --time-scale")
-    emulated = None if is_real else load_scenario(options.which)
+    emulated = None if is_real else load_scenario(options.which, [duel_real.NAME])
     if emulated is not None:
         check_scenario(emulated)
     systems = chosen_systems(options.policies)

@@ -32,6 +32,7 @@ from tightrope.gateway.app import Settings, build_app
 from tightrope.gateway.exchange import Application
 from tightrope.gateway.keys import Authenticate, Keyring, without_keys
 from tightrope.gateway.offers import Offer, offers
+from tightrope.gateway.server import Protocol
 from tightrope.model.errors import InvalidConfig, StoreFailed
 from tightrope.model.fleet import ReplicaState
 from tightrope.model.ids import TenantId
@@ -122,6 +123,8 @@ async def _serve(
     server = _Server(
         uvicorn.Config(
             gateway(runtime, authenticate),
+            http=Protocol,
+            proxy_headers=False,  # nobody asks where a client is
             log_config=None,
             access_log=False,
             lifespan="off",

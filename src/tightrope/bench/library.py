@@ -37,17 +37,17 @@ def scenario_names() -> list[str]:
     return sorted(file.stem for file in scenarios_folder().glob("*.yaml"))
 
 
-def load_scenario(name: str) -> Scenario:
+def load_scenario(name: str, besides: Sequence[str] = ()) -> Scenario:
     """The scenario of this name, or of the file at this path if it ends in .yaml.
 
-    Raises NotFound, which lists the names, and InvalidConfig, which says what is wrong with a file.
+    `besides` are names that the caller understands as well. Raises NotFound, which lists all names, and InvalidConfig, which says what is wrong with a file.
     """
     file = Path(name) if name.endswith((".yaml", ".yml")) else scenarios_folder() / f"{name}.yaml"
     try:
         text = file.read_text("utf-8")
     except FileNotFoundError:
         raise NotFound(
-            f"{not_found('scenario', name, scenario_names())}, or a file that ends in .yaml"
+            f"{not_found('scenario', name, [*scenario_names(), *besides])}, or a file that ends in .yaml"
         ) from None
     except UnicodeDecodeError as error:
         message = f"the file is not UTF-8: {error.reason} at byte {error.start}"

@@ -10,11 +10,13 @@ import re
 import secrets
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from tightrope.gateway.errors import ApiError
+from tightrope.gateway.server import EXTENSION, Line
 from tightrope.gateway.wire import error_body
 from tightrope.model.outcome import Usage
 
@@ -64,6 +66,7 @@ class Exchange:
         self._has_unread_body = scope["method"] == "POST"
         self._receive = receive
         self._send = send
+        self._line: Line | None = scope.get("extensions", {}).get(EXTENSION, {}).get("line")
 
     def header(self, name: bytes) -> str | None:
         """The value of a header that stands there exactly once, else None."""
@@ -92,8 +95,22 @@ class Exchange:
                 self._has_unread_body = False
                 return bytes(received)
 
-    async def gone(self) -> None:
-        """Return when the client has left. Only after the body has been read."""
+    @contextmanager
+    def watched(self) -> Iterator[asyncio.Future[None]]:
+        """Something that is done as soon as the client has left. Only after the body has been read."""
+        if self._line is not None:
+            self._line.listen()
+            yield self._line.gone
+            return
+        watching = asyncio.ensure_future(self._gone())
+        # Whoever has stopped watching does not ask how that ended.
+        watching.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        try:
+            yield watching
+        finally:
+            watching.cancel()
+
+    async def _gone(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
@@ -130,6 +147,10 @@ class Exchange:
     async def send(self, data: bytes, *, is_last: bool = False) -> None:
         """Send a part of the body; waits while the client reads more slowly than we write."""
         await self._send({"type": "http.response.body", "body": data, "more_body": not is_last})
+
+    def send_now(self, data: bytes) -> bool:
+        """Send a part of the body if that needs no waiting; False if it does, and nothing is sent then."""
+        return self._line is not None and self._line.send_now(data)
 
     async def _next_part(self) -> Message:
         try:

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from tightrope.gateway.errors import ApiError, of_error
 from tightrope.gateway.exchange import EVENTS, ClientGone, Exchange
 from tightrope.gateway.wire import COMMENT, Frames
 from tightrope.model.errors import TightropeError
-from tightrope.runtime.client import RunHandle
+from tightrope.runtime.client import Chunk, RunHandle
 
 log = logging.getLogger(__name__)
 
@@ -35,111 +34,141 @@ async def stream(
     ClientGone when the client has left or does not read; the caller then cancels the run.
     """
     alarm = _Alarm()
-    watching = asyncio.ensure_future(exchange.gone())
-    watching.add_done_callback(lambda _: handle.nudge())
     try:
-        async with asyncio.timeout(None) as limit:
-            await _Delivery(exchange, handle, frames, headers, watching, alarm, limit).run(silence_s)
+        with exchange.watched() as gone:
+            gone.add_done_callback(lambda _: handle.nudge())
+            async with asyncio.timeout(None) as limit:
+                delivery = _Delivery(exchange, handle, frames, headers, gone, alarm, limit, silence_s)
+                await delivery.run()
     except TimeoutError:
         raise ClientGone("the client does not read") from None
     finally:
         alarm.stop()
-        await _end([watching])
 
 
 async def unless_gone(exchange: Exchange, wanted: Coroutine[Any, Any, T]) -> T:
     """The result of `wanted`. Raises ClientGone as soon as the client leaves, and ends `wanted` then."""
     working = asyncio.ensure_future(wanted)
-    watching = asyncio.ensure_future(exchange.gone())
     try:
-        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
+        with exchange.watched() as gone:
+            await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
             raise ClientGone
         return working.result()
     finally:
-        await _end([working, watching])
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
 
 
-@dataclass(frozen=True, slots=True)
 class _Delivery:
-    """The way of the pieces to the client. `watching` is done when the client has left, `limit` ends the delivery
-    when it does not read.
+    """The way of the pieces to the client. `gone` is done when the client has left, `limit` ends the delivery when it
+    does not read.
+
+    A piece is sent in the moment it comes while nothing has to be waited for, and by the task of the request otherwise.
     """
 
-    exchange: Exchange
-    handle: RunHandle
-    frames: Frames
-    headers: Headers
-    watching: asyncio.Future[None]
-    alarm: _Alarm
-    limit: asyncio.Timeout
+    def __init__(
+        self,
+        exchange: Exchange,
+        handle: RunHandle,
+        frames: Frames,
+        headers: Headers,
+        gone: asyncio.Future[None],
+        alarm: _Alarm,
+        limit: asyncio.Timeout,
+        silence_s: float | None,
+    ) -> None:
+        self._exchange = exchange
+        self._handle = handle
+        self._frames = frames
+        self._headers = headers
+        self._gone = gone
+        self._alarm = alarm
+        self._limit = limit
+        self._silence_s = silence_s
+        self._left_s = silence_s
+        self._nudge = handle.nudge
 
-    async def run(self, silence_s: float | None) -> None:
+    async def run(self) -> None:
         """Send everything, and comments where there is nothing to send."""
-        keepalive_s = self.exchange.settings.keepalive_s
-        left_s = silence_s
         while True:
-            wait_s = keepalive_s if left_s is None else min(keepalive_s, left_s)
             try:
-                data = await self._next(wait_s)
+                data = await self._next()
             except TightropeError as error:
                 await self._break(of_error(error))
                 return
             except ClientGone:
                 raise
             except Exception:
-                log.exception("run %s: the stream broke", self.handle.run)
+                log.exception("run %s: the stream broke", self._handle.run)
                 await self._break(ApiError("internal_error"))
                 return
-            if self.handle.is_over:
-                await self._send(data + self.frames.closing(self.handle.usage), is_last=True)
+            if self._handle.is_over:
+                await self._send(data + self._frames.closing(self._handle.usage), is_last=True)
                 return
             if data:
                 await self._send(data)
-                left_s = silence_s
-            elif left_s is None or (left_s := left_s - wait_s) > 0:
+                self._left_s = self._silence_s
+                self._handle.pass_on(self._sent_now)
+            elif self._is_patient():
                 await self._send(COMMENT)
             else:
-                self.handle.cancel("the client's patience ended")
-                cause = f"no output for {silence_s:g} s, the client's own limit"
+                self._handle.cancel("the client's patience ended")
+                cause = f"no output for {self._silence_s:g} s, the client's own limit"
                 await self._break(ApiError("deadline_exceeded", cause))
                 return
 
-    async def _next(self, wait_s: float) -> bytes:
-        """The frames of what has come; b"" after `wait_s` without any, and at the end."""
-        handle, alarm, is_gone = self.handle, self.alarm, self.watching.done
-        alarm.set(wait_s, handle.nudge)
+    async def _next(self) -> bytes:
+        """The frames of what has come; b"" after a silence, and at the end."""
+        handle, alarm, is_gone = self._handle, self._alarm, self._gone.done
+        alarm.set(self._wait_s, self._nudge)
         data = b""
         while not is_gone():
             if data or handle.is_over or alarm.has_rung:
                 alarm.clear()
                 return data
-            data = b"".join([self.frames.of(piece) for piece in await handle.some()])
+            data = b"".join([self._frames.of(piece) for piece in await handle.some()])
         raise ClientGone("the client has left")
 
+    @property
+    def _wait_s(self) -> float:
+        keepalive_s = self._exchange.settings.keepalive_s
+        return keepalive_s if self._left_s is None else min(keepalive_s, self._left_s)
+
+    def _is_patient(self) -> bool:
+        """Whether the client bears more of the silence that has just lasted so long."""
+        if self._left_s is not None:
+            self._left_s -= self._wait_s
+        return self._left_s is None or self._left_s > 0
+
+    def _sent_now(self, piece: Chunk) -> bool:
+        """Whether a piece that comes after others could be sent without waiting for the client."""
+        try:
+            frame = self._frames.of(piece)
+        except Exception:  # noqa: BLE001 - the task that reads it then meets the same, and says so
+            return False
+        if frame and not self._exchange.send_now(frame):
+            return False
+        self._left_s = self._silence_s
+        self._alarm.set(self._wait_s, self._nudge)
+        return True
+
     async def _send(self, data: bytes, *, is_last: bool = False) -> None:
-        exchange, alarm = self.exchange, self.alarm
+        exchange, alarm = self._exchange, self._alarm
         alarm.set(exchange.settings.stall_s, self._give_up)
         if not exchange.has_begun:
-            await exchange.begin(200, EVENTS, self.headers(data is not COMMENT))
+            await exchange.begin(200, EVENTS, self._headers(data is not COMMENT))
         await exchange.send(data, is_last=is_last)
         alarm.clear()
 
     async def _break(self, error: ApiError) -> None:
-        if self.exchange.has_begun:
-            await self._send(self.frames.failed(error, self.handle.usage), is_last=True)
+        if self._exchange.has_begun:
+            await self._send(self._frames.failed(error, self._handle.usage), is_last=True)
         else:
-            await self.exchange.fail(error, self.headers(False))
+            await self._exchange.fail(error, self._headers(False))
 
     def _give_up(self) -> None:
-        self.limit.reschedule(asyncio.get_running_loop().time())
-
-
-async def _end(tasks: Iterable[asyncio.Future[Any]]) -> None:
-    ending = list(tasks)
-    for task in ending:
-        task.cancel()
-    await asyncio.gather(*ending, return_exceptions=True)
+        self._limit.reschedule(asyncio.get_running_loop().time())
 
 
 class _Alarm:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from tightrope.kernel.state import Call, Pool, Replica, State
 from tightrope.model.fleet import ReplicaState
 from tightrope.model.outcome import Usage
-from tightrope.policy.load import standing
+from tightrope.policy.load import step_ms
 
 FEWEST_GAPS = 4
 """A call with fewer gaps between tokens says nothing about their length."""
@@ -24,9 +24,9 @@ def tick(state: State, replica: Replica, now_s: float) -> None:
         return
     if replica.state is not ReplicaState.READY:
         replica.begun.clear()  # what happens until it is back was not counted
-    step_ms = _step_ms(state, replica, now_s)
-    if step_ms > 0:
-        replica.believed_tokens += (now_s - replica.counted_s) * 1000 / step_ms
+    one_ms = _step_ms(state, replica, now_s)
+    if one_ms > 0:
+        replica.believed_tokens += (now_s - replica.counted_s) * 1000 / one_ms
     replica.counted_s = now_s
 
 
@@ -37,9 +37,9 @@ def note_begun(state: State, call: Call, now_s: float) -> None:
         return
     tick(state, replica, now_s)
     prompt, k = call.job.prompt_tokens, state.belief(replica).coefficients
-    step_ms = _step_ms(state, replica, now_s)
-    if step_ms > 0:
-        replica.believed_tokens -= prompt * (k.d + k.e * prompt / 2) / step_ms
+    one_ms = _step_ms(state, replica, now_s)
+    if one_ms > 0:
+        replica.believed_tokens -= prompt * (k.d + k.e * prompt / 2) / one_ms
     replica.begun[call.id] = replica.believed_tokens
 
 
@@ -86,7 +86,7 @@ def _look(state: State, replica: Replica, now_s: float) -> None:
 def _step_ms(state: State, replica: Replica, now_s: float) -> float:
     """A step without prompts, as it is believed to be now; 0 while the replica does nothing."""
     view = state.pool(replica.spec.model).roster.of(replica.spec.id)
-    return standing(view, now_s).step_ms if view is not None and view.held else 0.0
+    return step_ms(view, now_s) if view is not None and view.held else 0.0
 
 
 def _replica_of(state: State, call: Call) -> Replica | None:

@@ -109,13 +109,15 @@ def _standing(view: ReplicaView, now_s: float) -> Standing:
     if view.plain is not None:
         now = standing(view.plain, now_s)
         return Standing(sums, now_s, now.context_tokens, now.step_ms, now.prompt_left, now.left, now.overdue)
-    context = sums.most_context
-    if context:
-        context -= sums.ends.left_s(now_s) / sums.step_s
-    step_ms = sums.base_ms + sums.profile.coefficients.c * context
+    context, step_ms = _step(sums, now_s)
     if not sums.prefilling:
         return Standing(sums, now_s, context, step_ms, (), NOTHING)
     return Standing(sums, now_s, context, step_ms, *_prefilled(sums, step_ms, now_s))
+
+
+def step_ms(view: ReplicaView, now_s: float) -> float:
+    """A step without prompts at `now_s`: all of `standing` that is had without looking at each prompt."""
+    return _step(gauge(view.plain or view), now_s)[1]
 
 
 def next_overdue(view: ReplicaView, now_s: float) -> tuple[float, CallId] | None:
@@ -219,6 +221,14 @@ def is_memory_enough(job: Job, now: Standing, ahead: Sequence[HeldCall]) -> bool
 
 
 # --- progress ------------------------------------------------------------------------------------------
+
+
+def _step(sums: Gauge, now_s: float) -> tuple[float, float]:
+    """The KV that the decoding calls read at `now_s` (tokens), and a step without prompts then (ms)."""
+    context = sums.most_context
+    if context:
+        context -= sums.ends.left_s(now_s) / sums.step_s
+    return context, sums.base_ms + sums.profile.coefficients.c * context
 
 
 def _prefilled(sums: Gauge, step_ms: float, now_s: float) -> tuple[list[float], Prompts, float]:

@@ -60,9 +60,12 @@ class Answer:
                 self._on_first_content()
         reader = self._reader
         if reader is not None:
-            self._held.append(chunk)
-            if reader.is_streamed and self.content_pieces:
-                self.hand_over()
+            if not (reader.is_streamed and self.content_pieces):
+                self._held.append(chunk)
+            else:
+                if self._held:
+                    self.hand_over()
+                reader.push(chunk)
                 if reader.is_full:
                     return self._until_room(reader)
         self._listen()

@@ -53,6 +53,7 @@ class RunHandle:
         self._pieces: list[Chunk] = []
         self._bytes = 0
         self._waiter: asyncio.Future[None] | None = None
+        self._sink: Callable[[Chunk], bool] | None = None
         self._room = asyncio.Event()
         self._room.set()
         self._timing: dict[str, float] = {}
@@ -84,6 +85,14 @@ class RunHandle:
             if (failure := self._failure()) is not None:
                 raise failure
         return pieces
+
+    def pass_on(self, sink: Callable[[Chunk], bool]) -> None:
+        """Give every further piece to `sink` in the moment it comes, until one is not taken: it gives False then.
+
+        That piece and those after it wait for `some`, as they do without a sink. No task is woken for one that is
+        taken. Only for the reader, and only when nothing waits.
+        """
+        self._sink = None if self._pieces else sink
 
     def nudge(self) -> None:
         """Let a `some` that waits return with nothing."""
@@ -122,6 +131,10 @@ class RunHandle:
 
     def push(self, piece: Chunk) -> None:
         """One more piece of the output."""
+        if self._sink is not None:
+            if self._sink(piece):
+                return
+            self._sink = None
         self._pieces.append(piece)
         self._bytes += len(piece.choices)
         if self._bytes >= BUFFER_BYTES:
