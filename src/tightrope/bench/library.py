@@ -40,7 +40,8 @@ def scenario_names() -> list[str]:
 def load_scenario(name: str, besides: Sequence[str] = ()) -> Scenario:
     """The scenario of this name, or of the file at this path if it ends in .yaml.
 
-    `besides` are names that the caller understands as well. Raises NotFound, which lists all names, and InvalidConfig, which says what is wrong with a file.
+    `besides` are names that the caller understands as well. Raises NotFound, which lists all names, and InvalidConfig,
+    which says what is wrong with a file.
     """
     file = Path(name) if name.endswith((".yaml", ".yml")) else scenarios_folder() / f"{name}.yaml"
     try:
