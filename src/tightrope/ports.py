@@ -64,8 +64,9 @@ class Chunk(NamedTuple):
     usage: Usage | None = None
 
 
-Take = Callable[[Chunk], Awaitable[None] | None]
-"""Takes the next piece of an answer. Gives what to wait for before more is read, if its reader is behind."""
+Take = Callable[[Sequence[Chunk]], Awaitable[None] | None]
+"""Takes the pieces of an answer that have come at once, one at least. Gives what to wait for before more is read, if
+their reader is behind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +85,8 @@ class Engine(Protocol):
     """Something at one address that answers model calls."""
 
     async def generate(self, request: EngineRequest, take: Take) -> None:
-        """Make one call: every piece of the answer goes to `take` in the moment it comes, and when this returns
-        all have. The last chunk but none carries usage where the engine reports it.
+        """Make one call: the pieces of the answer go to `take` in the moment they come, and when this returns all
+        have. The last chunk but none carries usage where the engine reports it.
 
         Raises EngineFailed with the kind. Cancelling it cancels the request on the engine.
         """

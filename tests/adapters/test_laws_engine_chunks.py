@@ -132,7 +132,7 @@ def test_a_text_that_is_no_json_is_nonsense_after_sense_too(junk: bytes) -> None
 def taken(parts: list[bytes]) -> list[Chunk]:
     """What the reader of an answer is given."""
     found: list[Chunk] = []
-    answer = _Answer(REQUEST, found.append)
+    answer = _Answer(REQUEST, found.extend)
     answer.head(200, "text/event-stream")
     for part in parts:
         assert answer.body(part) is None

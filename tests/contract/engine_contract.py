@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -54,7 +54,12 @@ def an_endless_call() -> EngineRequest:
 async def pieces(engine: Engine, request: EngineRequest) -> AsyncGenerator[Chunk, None]:
     """The pieces of an answer, to be iterated over; closing this cancels the call."""
     taken: asyncio.Queue[Chunk | None] = asyncio.Queue()
-    call = asyncio.create_task(engine.generate(request, taken.put_nowait))
+
+    def take(pieces: Sequence[Chunk]) -> None:
+        for piece in pieces:
+            taken.put_nowait(piece)
+
+    call = asyncio.create_task(engine.generate(request, take))
     call.add_done_callback(lambda _: taken.put_nowait(None))
     try:
         while (chunk := await taken.get()) is not None:

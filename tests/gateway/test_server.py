@@ -139,6 +139,15 @@ async def test_2_what_is_sent_does_not_depend_on_who_sends(pieces: Sequence[Chun
     assert bodies[0] == bodies[1]
 
 
+async def test_2_a_server_without_a_line_is_served_as_asgi_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tightrope.gateway.server._is_as_known", lambda _: False)
+    world = World()
+    client = Client(world)
+    client.ask()
+    await until(lambda: client.wire.body.endswith(b"[DONE]\n\n"))
+    assert b'"Hel"' in client.wire.body
+
+
 async def test_3_pieces_wait_for_a_client_that_is_behind() -> None:
     world = silent_world()
     client = Client(world)

@@ -65,7 +65,7 @@ class StepEngine:
         if self._loop is None or self._loop.done():
             self._loop = asyncio.create_task(self._steps())
         while (chunk := await job.chunks.get()) is not None:
-            take(chunk)
+            take((chunk,))
 
     async def count_tokens(self, text: str) -> int | None:
         return len(text.split())

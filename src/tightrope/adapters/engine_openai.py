@@ -244,25 +244,20 @@ class _Answer:
         self._is_stream = status == 200 and media not in ("application/json", "text/html")
 
     def body(self, data: bytes) -> Awaitable[None] | None:
-        """Give every piece that is whole to the reader, until it is behind."""
+        """Give every piece that is whole to the reader."""
         self._has_body = True
         if not self._is_stream:
             self._refusal += data
             self.is_over = len(self._refusal) >= _ERROR_BODY_BYTES
             return None
-        if self._events.is_between:
-            chunk = self._chunks.at_once(data)
-            if chunk is not None:
-                return self._take(chunk)
+        if self._events.is_between and not self.is_over:
+            pieces = self._chunks.at_once(data)
+            if pieces:
+                return self._take(pieces)
         try:
-            events = self._events.feed(data)
+            return self._give(self._events.feed(data))
         except EventTooLong as error:
             raise _nonsense(f"the engine's answer cannot be read: {error}") from error
-        for at, event in enumerate(events):
-            wait = self._give(event)
-            if wait is not None:
-                return self._give_later(wait, events[at + 1 :])
-        return None
 
     def end(self, broken: OSError | None) -> None:
         """Raises EngineFailed unless the answer is whole, and OSError if the connection is to blame."""
@@ -274,7 +269,7 @@ class _Answer:
         if rest is not None and rest.strip() == b"[DONE]":
             return
         if rest is not None and _is_json(rest):
-            self._give(rest)
+            self._give([rest])
         # Only the closing marks of the answer can be missing then.
         if self._is_finished:
             return
@@ -284,23 +279,31 @@ class _Answer:
             raise _nonsense("the engine answered with something that is no event stream")
         raise EngineFailed(FailureKind.REPLICA_LOST, "the engine's answer broke off before its end")
 
-    def _give(self, event: bytes) -> Awaitable[None] | None:
-        if self.is_over:
-            return None
-        self._has_events = True
-        if event.strip() == b"[DONE]":
-            self.is_over = True
-            return None
-        chunk = self._chunks.read(event)
-        self._is_finished = self._is_finished or chunk.finish_reason is not None
-        return self._take(chunk)
+    def _give(self, events: Sequence[bytes]) -> Awaitable[None] | None:
+        """Give what these events say. If one cannot be read, what came before it is given first."""
+        pieces: list[Chunk] = []
+        try:
+            for event in events:
+                if self.is_over:
+                    break
+                self._has_events = True
+                if event.strip() == b"[DONE]":
+                    self.is_over = True
+                    break
+                piece = self._chunks.read(event)
+                self._is_finished = self._is_finished or piece.finish_reason is not None
+                pieces.append(piece)
+        except EngineFailed as failed:
+            wait = self._take(pieces) if pieces else None
+            if wait is None:
+                raise
+            return _fail_after(wait, failed)
+        return self._take(pieces) if pieces else None
 
-    async def _give_later(self, wait: Awaitable[None], events: Sequence[bytes]) -> None:
-        await wait
-        for event in events:
-            another = self._give(event)
-            if another is not None:
-                await another
+
+async def _fail_after(wait: Awaitable[None], failed: EngineFailed) -> None:
+    await wait
+    raise failed
 
 
 class _Chunks:
@@ -316,13 +319,27 @@ class _Chunks:
         self._until_text = self._from_text = b""
         self._choices_from = self._choices_until = 0
 
-    def at_once(self, received: bytes) -> Chunk | None:
-        """The piece in one whole event that has nothing new but its text; None for everything else."""
+    def at_once(self, received: bytes) -> Sequence[Chunk]:
+        """The pieces in whole events that have nothing new but their text; none if anything else is among them."""
+        if not (self._until_text and received.endswith(BLANK)):
+            return ()
+        one = self._only_text(received)
+        if one is not None:
+            return (one,)
+        pieces: list[Chunk] = []
+        for event in received[: -len(BLANK)].split(BLANK):
+            piece = self._only_text(event + BLANK)
+            if piece is None:
+                return ()
+            pieces.append(piece)
+        return pieces
+
+    def _only_text(self, event: bytes) -> Chunk | None:
         until, beyond = self._until_text, self._from_text
-        if not (until and received.startswith(until) and received.endswith(beyond)):
+        if not (event.startswith(until) and event.endswith(beyond)):
             return None
-        text = _plain(received[len(until) : -len(beyond)])
-        return Chunk(text, received[self._choices_from : self._choices_until], True) if text else None
+        text = _plain(event[len(until) : -len(beyond)])
+        return Chunk(text, event[self._choices_from : self._choices_until], True) if text else None
 
     def read(self, event: bytes) -> Chunk:
         """The piece of an answer in an event. Raises EngineFailed for an error and for nonsense."""
@@ -336,7 +353,8 @@ class _Chunks:
                 except (msgspec.MsgspecError, UnicodeDecodeError):
                     pass
                 else:
-                    self._learn_text(raw, choices)
+                    if not self._until_text:
+                        self._learn_text(raw, choices)
                     return _piece(raw, choices)
         return self._read_new(event)
 

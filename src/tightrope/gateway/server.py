@@ -50,6 +50,12 @@ class Line:
         return self._cycle.response_complete
 
 
+def _is_as_known(cycle: RequestResponseCycle) -> bool:
+    """Whether this uvicorn has what a line is made of, which no document promises."""
+    names = ("chunked_encoding", "response_complete", "disconnected", "transport", "flow")
+    return all(hasattr(cycle, name) for name in names) and hasattr(cycle.flow, "write_paused")
+
+
 class Protocol(HttpToolsProtocol):
     """One connection. Give this class to uvicorn as `http`."""
 
@@ -67,7 +73,7 @@ class Protocol(HttpToolsProtocol):
         """A request begins. Its task exists when this returns, and has not run."""
         super().on_headers_complete()
         cycle: RequestResponseCycle | None = self.cycle
-        if cycle is not None and cycle.scope is self.scope:
+        if cycle is not None and cycle.scope is self.scope and _is_as_known(cycle):
             line = Line(cycle, self.loop.create_future())
             self._lines = [*(one for one in self._lines if not one.is_over), line]
             self.scope["extensions"] = {EXTENSION: {"line": line}}

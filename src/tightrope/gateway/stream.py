@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from tightrope.gateway.errors import ApiError, of_error
@@ -64,7 +64,7 @@ class _Delivery:
     """The way of the pieces to the client. `gone` is done when the client has left, `limit` ends the delivery when it
     does not read.
 
-    A piece is sent in the moment it comes while nothing has to be waited for, and by the task of the request otherwise.
+    Pieces are sent in the moment they come while nothing has to be waited for, else by the task of the request.
     """
 
     def __init__(
@@ -127,8 +127,11 @@ class _Delivery:
             if data or handle.is_over or alarm.has_rung:
                 alarm.clear()
                 return data
-            data = b"".join([self._frames.of(piece) for piece in await handle.some()])
+            data = self._framed(await handle.some())
         raise ClientGone("the client has left")
+
+    def _framed(self, pieces: Sequence[Chunk]) -> bytes:
+        return b"".join([self._frames.of(piece) for piece in pieces])
 
     @property
     def _wait_s(self) -> float:
@@ -141,13 +144,13 @@ class _Delivery:
             self._left_s -= self._wait_s
         return self._left_s is None or self._left_s > 0
 
-    def _sent_now(self, piece: Chunk) -> bool:
-        """Whether a piece that comes after others could be sent without waiting for the client."""
+    def _sent_now(self, pieces: Sequence[Chunk]) -> bool:
+        """Whether pieces that come after others could be sent without waiting for the client."""
         try:
-            frame = self._frames.of(piece)
-        except Exception:  # noqa: BLE001 - the task that reads it then meets the same, and says so
+            data = self._framed(pieces)
+        except Exception:  # noqa: BLE001 - the task that reads them then meets the same, and says so
             return False
-        if frame and not self._exchange.send_now(frame):
+        if data and not self._exchange.send_now(data):
             return False
         self._left_s = self._silence_s
         self._alarm.set(self._wait_s, self._nudge)

@@ -7,7 +7,7 @@ Which requests are sent together is `measure.py` and `verify.py`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -128,12 +128,13 @@ class Probe:
             await self._news.wait()
 
     async def _stream(self, call: Call, request: EngineRequest) -> None:
-        def take(chunk: Chunk) -> None:
-            if chunk.is_content:
-                call.token_s.append(self._clock.now())
-                self._news.set()
-            if chunk.usage is not None:
-                call.usage = chunk.usage
+        def take(pieces: Sequence[Chunk]) -> None:
+            for piece in pieces:
+                if piece.is_content:
+                    call.token_s.append(self._clock.now())
+                    self._news.set()
+                if piece.usage is not None:
+                    call.usage = piece.usage
 
         await self._engine.generate(request, take)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from tightrope.model.errors import EngineFailed
 from tightrope.model.json import Json
@@ -48,24 +48,24 @@ class Answer:
         finally:
             silence.stop()
 
-    def take(self, chunk: Chunk) -> Awaitable[None] | None:
-        """One more piece. Gives what to wait for when the reader is behind."""
-        if chunk.usage is not None:
-            self.usage = chunk.usage
-        if chunk.text:
-            self._texts.append(chunk.text)
-        if chunk.is_content:
-            self.content_pieces += 1
-            if self.content_pieces == 1:
-                self._on_first_content()
+    def take(self, pieces: Sequence[Chunk]) -> Awaitable[None] | None:
+        """Some more of the answer. Gives what to wait for when the reader is behind."""
+        for piece in pieces:
+            if piece.usage is not None:
+                self.usage = piece.usage
+            if piece.text:
+                self._texts.append(piece.text)
+            if piece.is_content:
+                self.content_pieces += 1
+                if self.content_pieces == 1:
+                    self._on_first_content()
         reader = self._reader
         if reader is not None:
             if not (reader.is_streamed and self.content_pieces):
-                self._held.append(chunk)
+                self._held += pieces
             else:
-                if self._held:
-                    self.hand_over()
-                reader.push(chunk)
+                self.hand_over()
+                reader.push(*pieces)
                 if reader.is_full:
                     return self._until_room(reader)
         self._listen()
@@ -73,10 +73,9 @@ class Answer:
 
     def hand_over(self) -> None:
         """Give the reader what was held back."""
-        if self._reader is not None:
-            for chunk in self._held:
-                self._reader.push(chunk)
-        self._held.clear()
+        if self._reader is not None and self._held:
+            held, self._held = self._held, []
+            self._reader.push(*held)
 
     def _listen(self) -> None:
         if self._silence is not None and self.content_pieces:

@@ -53,7 +53,7 @@ class RunHandle:
         self._pieces: list[Chunk] = []
         self._bytes = 0
         self._waiter: asyncio.Future[None] | None = None
-        self._sink: Callable[[Chunk], bool] | None = None
+        self._sink: Callable[[Sequence[Chunk]], bool] | None = None
         self._room = asyncio.Event()
         self._room.set()
         self._timing: dict[str, float] = {}
@@ -86,11 +86,11 @@ class RunHandle:
                 raise failure
         return pieces
 
-    def pass_on(self, sink: Callable[[Chunk], bool]) -> None:
-        """Give every further piece to `sink` in the moment it comes, until one is not taken: it gives False then.
+    def pass_on(self, sink: Callable[[Sequence[Chunk]], bool]) -> None:
+        """Give further pieces to `sink` in the moment they come, until it does not take some: it gives False then.
 
-        That piece and those after it wait for `some`, as they do without a sink. No task is woken for one that is
-        taken. Only for the reader, and only when nothing waits.
+        Those and what comes after them wait for `some`, as all do without a sink. No task is woken for what is taken.
+        Nothing is passed on while something waits.
         """
         self._sink = None if self._pieces else sink
 
@@ -129,14 +129,14 @@ class RunHandle:
 
     # --- for the driver ------------------------------------------------------------------------------
 
-    def push(self, piece: Chunk) -> None:
-        """One more piece of the output."""
+    def push(self, *pieces: Chunk) -> None:
+        """Some more pieces of the output."""
         if self._sink is not None:
-            if self._sink(piece):
+            if self._sink(pieces):
                 return
             self._sink = None
-        self._pieces.append(piece)
-        self._bytes += len(piece.choices)
+        self._pieces += pieces
+        self._bytes += sum(len(piece.choices) for piece in pieces)
         if self._bytes >= BUFFER_BYTES:
             self._room.clear()
         self.nudge()

@@ -58,7 +58,7 @@ class ScriptedEngine:
         """Give the pieces of `answer` to `take`, as fast as it lets."""
         async with aclosing(self.answer(request)) as pieces:
             async for chunk in pieces:
-                behind = take(chunk)
+                behind = take((chunk,))
                 if behind is not None:
                     await behind
 
