@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -156,3 +157,12 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: py
         (tmp_path / PROFILES_FILE).write_text(broken, encoding="utf-8")
         with pytest.raises(InvalidInput, match="delete it, and they are measured anew"):
             measured_engines(tmp_path, print)
+
+
+def test_a_port_that_somebody_has_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    (port,) = free_ports(1)
+    monkeypatch.setattr("tightrope.app.programs._PORTS", range(port, port + 1))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        with pytest.raises(ProgramFailed, match="1 free ports"):
+            free_ports(1)
