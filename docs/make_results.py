@@ -21,7 +21,7 @@ from tightrope.bench.duel_real import NAME as REAL
 from tightrope.bench.duel_report import DuelReport
 from tightrope.bench.duel_text import duel_from_json, duel_summary
 from tightrope.bench.goals import CLUSTERS, goals
-from tightrope.bench.intervals import Interval
+from tightrope.bench.intervals import Interval, crossing
 from tightrope.bench.library import scenario_names
 from tightrope.bench.overhead import overhead_from_data, overhead_text
 from tightrope.bench.parity import Parity
@@ -392,14 +392,29 @@ def headline(rows: list[dict[str, Any]]) -> None:
 
 
 def duel_capacity(found: DuelReport) -> str:
-    """How much more load is borne, where that was measured, and by how many seeds."""
+    """How much more load is borne, where that was measured, by how many seeds, and how far a point or two moves it."""
     sentences = [
-        f"At {one.level:.0%} of promises kept `{one.system}` bears {one.value:.2f} times the load of `{one.peer}`"
+        f"At {one.level:.0%} of promises kept `{one.system}` bears {one.value:.2f} times the load of `{one.peer}`, at "
+        + " and at ".join(
+            f"{level:.0%} {load_ratio(found.live, one.system, one.peer, level):.1f} times"
+            for level in (one.level - 0.02, one.level + 0.02)
+        )
         for one in found.ratios
         if one.system == OWN and not one.is_bound
     ]
     seeds = len(found.live.seeds)
     return f"{'; '.join(sentences) or 'No capacity lies between two loads'} ({seeds} seed{'s' if seeds > 1 else ''})."
+
+
+def load_ratio(live: Report, system: str, peer: str, level: float) -> float:
+    """The highest load at which one system keeps so much, over that of another."""
+    loads = []
+    for name in (system, peer):
+        points = [point for share in live.shares if (point := live.point(name, share)) is not None]
+        loads.append(
+            crossing([one.share for one in points], [one.goodput.value for one in points], level).rate
+        )
+    return loads[0] / loads[1]
 
 
 def duel_table(found: DuelReport) -> str:
