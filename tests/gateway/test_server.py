@@ -34,7 +34,7 @@ from tightrope.runtime.client import Chunk
 
 
 class Wire(asyncio.Transport):
-    """A connection that keeps what is written. `is_slow`: it says that it has too much of it."""
+    """A connection that keeps what is written."""
 
     def __init__(self) -> None:
         super().__init__()

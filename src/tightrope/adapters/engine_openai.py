@@ -250,7 +250,9 @@ class _Answer:
             self._refusal += data
             self.is_over = len(self._refusal) >= _ERROR_BODY_BYTES
             return None
-        if self._events.is_between and not self.is_over:
+        if self.is_over:
+            return None
+        if self._events.is_between:
             pieces = self._chunks.at_once(data)
             if pieces:
                 return self._take(pieces)
@@ -284,8 +286,6 @@ class _Answer:
         pieces: list[Chunk] = []
         try:
             for event in events:
-                if self.is_over:
-                    break
                 self._has_events = True
                 if event.strip() == b"[DONE]":
                     self.is_over = True

@@ -364,8 +364,7 @@ class Frames:
             choices = choices.translate(None, b"\r\n")
         if choices == b"[]":
             return b""
-        role = b"" if self._is_role_said else self._role(choices)
-        return b"".join((role, self._head, choices, self._tail))
+        return b"".join((self._role(choices), self._head, choices, self._tail))
 
     def closing(self, usage: Usage) -> bytes:
         """The end of a stream that succeeded."""
