@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -15,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.bench.tiny import own_profiles
+from tightrope.adapters.engine_process import free_ports
 from tightrope.app.cli import main
 from tightrope.app.config import parse_config
 from tightrope.app.contenders import peer_folder
@@ -26,7 +26,6 @@ from tightrope.app.programs import (
     Programs,
     answers,
     end_marked,
-    free_ports,
     text_at,
     told_like_ctrl_c,
     used_seconds,
@@ -128,12 +127,11 @@ def test_sigterm_is_like_ctrl_c() -> None:
     assert signal.getsignal(signal.SIGTERM) == earlier
 
 
-def test_nobody_answers_at_a_free_port() -> None:
-    first, second = free_ports(2)
-    assert first != second
-    assert not answers(f"http://127.0.0.1:{first}/health")
+def test_who_does_not_answer_is_named() -> None:
+    (port,) = free_ports(1)
+    assert not answers(f"http://127.0.0.1:{port}/health")
     with pytest.raises(ProgramFailed, match="does not answer"):
-        text_at(f"http://127.0.0.1:{second}/metrics")
+        text_at(f"http://127.0.0.1:{port}/metrics")
 
 
 # --- real engines ----------------------------------------------------------------------------------------
@@ -157,12 +155,3 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: py
         (tmp_path / PROFILES_FILE).write_text(broken, encoding="utf-8")
         with pytest.raises(InvalidInput, match="delete it, and they are measured anew"):
             measured_engines(tmp_path, print)
-
-
-def test_a_port_that_somebody_has_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    (port,) = free_ports(1)
-    monkeypatch.setattr("tightrope.app.programs._PORTS", range(port, port + 1))
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", port))
-        with pytest.raises(ProgramFailed, match="1 free ports"):
-            free_ports(1)

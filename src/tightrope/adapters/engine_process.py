@@ -6,10 +6,14 @@ Sent by value to the nodes of a Ray cluster, so it needs the standard library on
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
+_PORTS = range(20_000, 30_000)
+"""Below those that systems give to outgoing connections: such a one may take a port before the engine listens."""
 _TAIL_BYTES = 4096
 _TAIL_LINES = 5
 _TAIL_CHARACTERS = 600
@@ -33,11 +37,29 @@ def last_lines(log_file: Path) -> str:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port of this address, by default the loopback, that nobody holds at this moment."""
-    with socket.socket() as trial:
-        trial.bind((host, 0))
-        port: int = trial.getsockname()[1]
-        return port
+    """A TCP port of this address, by default the loopback, that nobody holds at this moment. Raises OSError."""
+    return free_ports(1, host)[0]
+
+
+def free_ports(count: int, host: str = "") -> list[int]:
+    """Different TCP ports of this address, by default of all, that nobody holds at this moment.
+
+    Raises OSError when there are not so many.
+    """
+    found: list[int] = []
+    with ExitStack() as held:
+        for port in random.sample(_PORTS, len(_PORTS)):
+            if len(found) == count:
+                break
+            trial = held.enter_context(socket.socket())
+            with suppress(OSError):
+                trial.bind((host, port))
+                found.append(port)
+    if len(found) < count:
+        raise OSError(
+            f"{count} free ports from {_PORTS.start} to {_PORTS.stop - 1} are needed, not {len(found)}"
+        )
+    return found
 
 
 def is_taken(host: str, port: int) -> bool:

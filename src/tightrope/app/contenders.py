@@ -14,10 +14,11 @@ from functools import partial
 from pathlib import Path
 
 from tightrope.adapters.emulated_truth import Setting, command_line
+from tightrope.adapters.engine_process import free_ports
 from tightrope.adapters.store_sqlite import SqliteStore
 from tightrope.app import pinned
 from tightrope.app.embedded import Say, cache_dir
-from tightrope.app.programs import Program, Programs, answers, free_ports
+from tightrope.app.programs import Program, Programs, answers
 from tightrope.bench.library import scenarios_folder
 from tightrope.model.errors import NotFound
 from tightrope.model.json import Json

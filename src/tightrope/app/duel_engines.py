@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import cast
 
 from tightrope.adapters.emulated_truth import Setting
+from tightrope.adapters.engine_process import free_ports
 from tightrope.adapters.process import Process
 from tightrope.adapters.processor_share import ProcessorShares, find_mechanism
 from tightrope.app import contenders
@@ -21,7 +22,7 @@ from tightrope.app.config import Config, parse_config
 from tightrope.app.contenders import HOST
 from tightrope.app.embedded import Say, cache_dir, ensure_engine
 from tightrope.app.profiling import measure_pair
-from tightrope.app.programs import ProgramFailed, Programs, free_ports
+from tightrope.app.programs import ProgramFailed, Programs
 from tightrope.bench.cell import Cell, cell_world
 from tightrope.bench.duel import DuelCell
 from tightrope.bench.duel_real import CONTEXT_TOKENS, MODEL, SHARES, SLOTS

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from tightrope.adapters.engine_process import free_ports
 from tightrope.app import ray_serve
 from tightrope.app.contenders import HOST, READY_WITHIN_S, tightrope_command
 from tightrope.app.duel_engines import Endpoint, world_of
-from tightrope.app.programs import Programs, answers, free_ports
+from tightrope.app.programs import Programs, answers
 from tightrope.bench.cell import accelerators
 from tightrope.bench.duel import SYSTEMS, DuelCell, System
 from tightrope.bench.duel_load import NODES, asked_by_request

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tightrope.adapters.emulated_truth import Setting
+from tightrope.adapters.engine_process import free_ports
 from tightrope.app import contenders, ray_serve
 from tightrope.app.contenders import (
     HOST,
@@ -23,7 +24,7 @@ from tightrope.app.contenders import (
     tightrope_command,
 )
 from tightrope.app.embedded import Say
-from tightrope.app.programs import Programs, free_ports
+from tightrope.app.programs import Programs
 from tightrope.bench.overhead import DIRECT, YARDSTICK
 from tightrope.bench.overhead_load import MODEL
 from tightrope.model.errors import TightropeError

@@ -8,14 +8,12 @@ benchmark left, or what a program has set apart from itself, is found and ended.
 from __future__ import annotations
 
 import os
-import random
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,26 +118,6 @@ def text_at(url: str) -> str:
             return bytes(response.read()).decode()
     except OSError as error:
         raise ProgramFailed(f"{url} does not answer: {error}") from error
-
-
-_PORTS = range(20_000, 30_000)
-"""Below those that systems give to outgoing connections: a benchmark makes thousands before a program listens."""
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody has now on any address, all different. Raises ProgramFailed when there are not so many."""
-    found: list[int] = []
-    with ExitStack() as stack:
-        for port in random.sample(_PORTS, len(_PORTS)):
-            if len(found) == count:
-                break
-            one = stack.enter_context(closing(socket.socket()))
-            with suppress(OSError):
-                one.bind(("", port))
-                found.append(port)
-    if len(found) < count:
-        raise ProgramFailed(f"{count} free ports from {_PORTS.start} to {_PORTS.stop - 1} are needed")
-    return found
 
 
 def end_marked(mark: str) -> int:

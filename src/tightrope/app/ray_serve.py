@@ -12,9 +12,10 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from tightrope.adapters.engine_process import free_ports
 from tightrope.app.contenders import ensure_environment, peer_folder
 from tightrope.app.embedded import Say
-from tightrope.app.programs import Program, Programs, free_ports
+from tightrope.app.programs import Program, Programs
 from tightrope.model.json import Json
 
 VERSION = "2.60.0"
