@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import subprocess
 import time
 import urllib.request
@@ -31,10 +32,12 @@ from tightrope.model.outcome import FailureKind
 
 pytestmark = pytest.mark.engine
 
+KEY = "a key of these tests"
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A llama.cpp server with the embedded model, for all tests of this file; an error where there is none."""
+    """A llama.cpp server with the embedded model and a key, for all tests of this file; an error if there is none."""
     cache = cache_dir()
     options = ServerOptions(
         weights_file(cache, "Q4_0"), "small", free_port(), slots=SLOTS, context_tokens=CONTEXT_TOKENS
@@ -42,7 +45,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     log_file = tmp_path_factory.mktemp("llamacpp") / "log"
     with log_file.open("wb") as log:
         server = subprocess.Popen(
-            command_line(find_server(None, cache), options), stdout=log, stderr=subprocess.STDOUT
+            command_line(find_server(None, cache), options),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "LLAMA_API_KEY": KEY},
         )
     address = f"http://127.0.0.1:{options.port}"
     try:
@@ -68,8 +74,8 @@ def _wait_until_healthy(root: str, server: subprocess.Popen[bytes], log_file: Pa
 class TestOpenAIEngineOnLlamaCpp(EngineContract):
     @pytest.fixture
     async def tested(self, root: str) -> AsyncIterator[EngineUnderTest]:
-        engine = OpenAIEngine(f"{root}/v1")
-        async with aiohttp.ClientSession() as session:
+        engine = OpenAIEngine(f"{root}/v1", api_key=KEY)
+        async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {KEY}"}) as session:
 
             async def in_flight() -> int:
                 async with session.get(f"{root}/slots") as response:
@@ -80,7 +86,7 @@ class TestOpenAIEngineOnLlamaCpp(EngineContract):
 
 
 async def test_tokens_are_counted_as_they_are_used(root: str) -> None:
-    engine = OpenAIEngine(f"{root}/v1")
+    engine = OpenAIEngine(f"{root}/v1", api_key=KEY)
     text = "The harbour lies still at dawn."
     chunks = await answer(engine, a_chat(text, max_tokens=1))
     usage = next(chunk.usage for chunk in chunks if chunk.usage is not None)
@@ -91,7 +97,7 @@ async def test_tokens_are_counted_as_they_are_used(root: str) -> None:
 
 
 async def test_the_weights_have_a_digest(root: str) -> None:
-    engine = OpenAIEngine(f"{root}/v1")
+    engine = OpenAIEngine(f"{root}/v1", api_key=KEY)
     digests = {(await engine.facts()).digest for _ in range(2)}
     assert len(digests) == 1
     assert all(digests)
@@ -99,7 +105,13 @@ async def test_the_weights_have_a_digest(root: str) -> None:
 
 
 async def test_a_schema_that_is_none_is_a_bad_request(root: str) -> None:
-    engine = OpenAIEngine(f"{root}/v1")
+    engine = OpenAIEngine(f"{root}/v1", api_key=KEY)
     failed = await failure(engine, replace(a_chat(), schema='{"type": "no such type"}'))
     assert failed.kind is FailureKind.BAD_REQUEST
+    await engine.close()
+
+
+async def test_nobody_gets_an_answer_without_the_key(root: str) -> None:
+    engine = OpenAIEngine(f"{root}/v1")
+    assert "401" in str(await failure(engine, a_chat()))
     await engine.close()

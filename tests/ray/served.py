@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tests.chaos.served import Served, is_alive, until
 from tests.ray.machines import FAST, SLOW, TOKEN
@@ -25,12 +26,13 @@ accelerators:
   {slow}: {{count: 2, cost: 1 USD/h}}
 cluster:
   local: {{state: ./state}}
-  ray: {{address: "{address}", token: "{token}"}}
+  ray: {ray}
 models:
   small:
-    engine: {{kind: command, command: {command}}}
+    engine: {engine}
     place: {{{fast}: {{min: {fasts}}}, {slow}: {{min: {slows}}}}}
 """
+LLAMACPP = '{kind: llamacpp, weights: "embedded:Q4_0", context: 4096 tok, slots: 4}'
 FROM_ZERO = """
     place: {{{fast}: {{min: 0, max: 1}}, {slow}: {{min: 0, max: 2}}}}
 provisioner: {{mode: act, every: 1s, idle_after: 5s, cooldown: 1s}}
@@ -46,8 +48,11 @@ def write_config(
     slows: int = 1,
     arguments: Sequence[str] = (),
     is_elastic: bool = False,
+    token: str | None = TOKEN,
+    engine: str | None = None,
 ) -> None:
-    """A configuration whose engines are scripted servers on Ray, found by a word on their command line."""
+    """A configuration with engines on Ray: those given, or scripted servers with a word on their command line, by which
+    they are found."""
     command = [
         sys.executable,
         "-X",
@@ -61,13 +66,12 @@ def write_config(
         *arguments,
     ]
     text = (ELASTIC if is_elastic else CONFIG).format(
-        address=address,
-        command=json.dumps(command),
+        ray=json.dumps({"address": address} | ({} if token is None else {"token": token})),
+        engine=engine or f"{{kind: command, command: {json.dumps(command)}}}",
         fast=FAST,
         slow=SLOW,
         fasts=fasts,
         slows=slows,
-        token=TOKEN,
     )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tightrope.yaml").write_text(text, encoding="utf-8")
@@ -123,14 +127,14 @@ def told(served: Served, kind: str) -> Iterator[tuple[float, str]]:
 
 
 @contextmanager
-def load(served: Served) -> Iterator[list[Future[int]]]:
+def load(served: Served, **fields: Any) -> Iterator[list[Future[int]]]:
     """Callers that ask one call after the other, until the block is over; the status of each answer."""
     answers: list[Future[int]] = []
     is_over = False
 
     def ask_on(pool: ThreadPoolExecutor) -> None:
         if not is_over:
-            answer = pool.submit(lambda: served.ask().status_code)
+            answer = pool.submit(lambda: served.ask(**fields).status_code)
             answers.append(answer)
             answer.add_done_callback(lambda _: ask_on(pool))
 

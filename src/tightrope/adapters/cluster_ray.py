@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -54,7 +55,8 @@ log = logging.getLogger("tightrope")
 class RayPlace:
     """Where Ray is, and how it is spoken to. `address` is `host:port`, or `local` for one that ends with us.
 
-    `cards` are the resources that a `local` Ray has. With `token` Ray's token authentication is used.
+    `cards` are the resources that a `local` Ray has. With `token` Ray's token authentication is used; without, on this
+    machine, what Ray's own programs would use.
     """
 
     address: str
@@ -68,7 +70,17 @@ class RayPlace:
             found["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray's name for: listen on loopback only
         if self.token is not None:
             found |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
+        elif self._is_on_loopback() and "RAY_AUTH_MODE" not in os.environ and _ray_token_file().exists():
+            # A Ray that is started where this file lies asks for the token in it, unless it was told otherwise.
+            found["RAY_AUTH_MODE"] = "token"
         return found
+
+    def _is_on_loopback(self) -> bool:
+        return self.address.rpartition(":")[0] in (LOOPBACK, "localhost", "[::1]")
+
+
+def _ray_token_file() -> Path:
+    return Path.home() / ".ray" / "auth_token"
 
 
 @dataclass(frozen=True, slots=True)

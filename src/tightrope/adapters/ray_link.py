@@ -135,15 +135,15 @@ class RayLink:
 
     async def _listen(self, hands: asyncio.subprocess.Process) -> bool:
         assert hands.stdout is not None
-        self.trouble = (
-            f"Ray at {self._settings['address']} has not answered yet; {self._log_file} may say why"
-        )
+        address, cure = self._settings["address"], f"; {self._log_file} may say why"
+        where = "on this machine" if address == "local" else f"at {address}"
+        self.trouble = f"Ray {where} has not answered yet{cure}"
         async for line in hands.stdout:
             told = msgspec.json.decode(line)
             if "id" in told:
                 self._take(told)
             elif "failed" in told:
-                self.trouble = f"Ray cannot be reached at {self._settings['address']}: {told['failed']}"
+                self.trouble = f"Ray {where} cannot be reached: {told['failed']}{cure}"
             else:
                 self.trouble = None
                 self._is_connected.set()

@@ -1,7 +1,7 @@
 """llama-server's command line over the server inside the `xllamacpp` wheel.
 
 Copied beside the unpacked wheel and run there by path, so it knows nothing of Tightrope. Owns the
-translation of the flags that `tightrope.adapters.llamacpp` uses; an unknown flag is refused.
+translation of the flags that `tightrope.adapters.llamacpp` uses, and of LLAMA_API_KEY; an unknown flag is refused.
 Requests never touch Python: llama.cpp's own HTTP server answers them on native threads.
 """
 
@@ -87,6 +87,9 @@ def _parameters(parameters: Any, options: argparse.Namespace) -> Any:
     parameters.ui = options.webui
     parameters.cache_prompt = options.cache_prompt
     parameters.warmup = options.warmup
+    key = os.environ.get("LLAMA_API_KEY")
+    if key:
+        parameters.api_keys = [key]
     # Settings that only matter with an accelerator; looking for one makes every start slower.
     parameters.n_gpu_layers = 0
     parameters.fit_params = False
