@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -70,8 +69,8 @@ class RayPlace:
             found["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray's name for: listen on loopback only
         if self.token is not None:
             found |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
-        elif self._is_on_loopback() and "RAY_AUTH_MODE" not in os.environ and _ray_token_file().exists():
-            # A Ray that is started where this file lies asks for the token in it, unless it was told otherwise.
+        elif self._is_on_loopback() and _ray_token_file().exists():
+            # A Ray that is started where this file lies asks for the token in it. One that was told not to ignores it.
             found["RAY_AUTH_MODE"] = "token"
         return found
 
